@@ -1,0 +1,64 @@
+# Everything a newcomer runs. `make help` lists it; each target sets up .venv by itself, once.
+
+PYTHON ?=
+PORT ?= 8888
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+LAB_ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DOCS_INSTALLED := .venv/.installed-docs
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lab test faults lint format bench docs clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(INSTALLED) ## create .venv and install into it (the other targets do it by themselves)
+
+$(INSTALLED): pyproject.toml tools/setup $(wildcard jupyter_tfserve/etc/*/*.json)
+	@PYTHON="$(PYTHON)" tools/setup '.[test]'
+	@touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	@tools/setup '.[docs]'
+	@touch $@
+
+demo: $(INSTALLED) ## train, serve, predict over REST and gRPC, replace the version under load: the quickstart, executed
+	@$(BIN)/python notebooks/demo.py
+
+lab: $(INSTALLED) ## open the quickstart in JupyterLab (PORT=8888)
+	@$(BIN)/jupyter lab --port=$(PORT) --ServerApp.root_dir=notebooks --LabApp.default_url=/lab/tree/quickstart.ipynb \
+	  $$([ "$$(id -u)" = 0 ] && echo --allow-root) \
+	  $$([ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ] || echo --no-browser) \
+	  $(LAB_ARGS)
+
+test: lint ## lint, then the whole suite (PYTEST_ARGS='-k store' for a part of it)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+faults: $(INSTALLED) ## the long form of the fault tests: 200 registrations under load, about five minutes
+	@REGISTRATIONS=200 $(BIN)/python -m pytest -s tests/faults
+
+lint: $(INSTALLED) ## ruff and mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+format: $(INSTALLED) ## let ruff put the sources in order
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: $(INSTALLED) ## requests per second beside plain stock servers (BENCH_ARGS=--quick for a first look)
+	@$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
+
+docs: $(DOCS_INSTALLED) ## the documentation, into docs/_build/html
+	@$(BIN)/python docs/flags_page.py
+	@$(BIN)/python docs/picture.py
+	@$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+clean: ## remove what was built; .venv stays
+	rm -rf build dist docs/_build .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
