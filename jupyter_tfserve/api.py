@@ -1,0 +1,204 @@
+"""The management API's messages: the one vocabulary of the model server, the extension, the kernel and the front ends.
+
+Every message is plain JSON; the TypedDicts here name its keys. The same paths are answered in two places: by a model
+server on its Unix socket, and by the Jupyter Server under ``<base_url>/tfserve`` (which adds what only the owner of the
+model server knows: :class:`ServerInfo`). `docs/openapi.yaml` describes them for other languages.
+
+=======  ===================================  ==========================================================================
+GET      /api/state                           :class:`State`
+GET      /api/models/NAME                     :class:`ModelStatus`; ``?wait=VERSION&timeout=SECONDS`` answers when that
+                                              version has loaded, failed or been replaced, or the time is over
+PUT      /api/models/NAME                     :class:`ModelRequest` -> :class:`ModelStatus` (creates or changes)
+DELETE   /api/models/NAME                     stops serving; ``?files=true`` deletes the store's copy too
+PUT      /api/models/NAME/policy              :class:`Policy` -> :class:`ModelStatus`
+PATCH    /api/models/NAME/labels              ``{"label": version or null}`` -> :class:`ModelStatus`
+GET/PUT  /api/config                          the whole ModelServerConfig as text proto -> :class:`State`
+GET      /api/events                          :class:`Event` objects as server-sent events
+POST     /api/server                          :class:`ServerRequest` -> :class:`ServerInfo` (owner only)
+GET      /api/logs                            the model server's log as text, ``?lines=N`` (owner only)
+POST     /api/uploads                         :class:`UploadRequest` -> :class:`Upload` (owner only)
+PUT      /api/uploads/ID                      ``?path=P&offset=N``, raw bytes -> :class:`Upload` (owner only)
+POST     /api/uploads/ID                      checks the hashes, publishes -> :class:`Upload` (owner only)
+DELETE   /api/uploads/ID                      gives up (owner only)
+=======  ===================================  ==========================================================================
+
+A refusal has a 4xx or 5xx status and is a :class:`Refusal`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+#: TF Serving's names for what a version goes through (`core/servable_state.h`).
+VersionState = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+
+
+class LatestPolicy(TypedDict):
+    """Serve the highest `num_versions` versions."""
+
+    num_versions: int
+
+
+class SpecificPolicy(TypedDict):
+    """Serve just these versions."""
+
+    versions: list[int]
+
+
+class AllPolicy(TypedDict):
+    """Serve every version there is."""
+
+
+class Policy(TypedDict, total=False):
+    """TF Serving's ServableVersionPolicy: exactly one of the three keys."""
+
+    latest: LatestPolicy
+    all: AllPolicy
+    specific: SpecificPolicy
+
+
+class ModelRequest(TypedDict, total=False):
+    """What to serve under a name; keys left out keep their value, or take TF Serving's default in a new model."""
+
+    base_path: str  #: absolute folder that holds version folders; default: the store's own folder of that name
+    platform: str  #: default "tensorflow"
+    policy: Policy  #: default {"latest": {"num_versions": 1}}
+    labels: dict[str, int | None]  #: merged into those there are; null takes a label away
+    keep_versions: int  #: newest version folders that the store keeps on disk; 0 keeps all (the default)
+    python: str  #: read by the owner only: interpreter for the model server where Jupyter's own has no TensorFlow
+
+
+class Tensor(TypedDict):
+    """One input or output of a signature, as the model declares it."""
+
+    dtype: str  #: TensorFlow's name: "float32", "string", ...
+    shape: list[int] | None  #: -1 for an open dimension; null for unknown rank
+
+
+class Signature(TypedDict):
+    """A way to call a model."""
+
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    method_name: str
+
+
+class VersionStatus(TypedDict):
+    """One version, loaded or not."""
+
+    version: int
+    state: VersionState
+    error_code: str  #: a canonical code's name, "OK" when all is well
+    error_message: str
+    labels: list[str]
+    path: str
+    since: float  #: Unix time of the last change of state
+    load_seconds: float | None  #: how long loading took, when it has loaded
+    in_flight: int  #: requests that run in it now
+
+
+class ModelStatus(TypedDict):
+    """One served model."""
+
+    name: str
+    base_path: str
+    platform: str
+    policy: Policy
+    labels: dict[str, int]
+    keep_versions: int
+    versions: list[VersionStatus]  #: highest first
+    signatures: dict[str, Signature]  #: of the version that answers by default; {} while none does
+    error: str  #: why the model as a whole cannot be served ("" when it can): no such folder, no version in it
+
+
+ServerState = Literal["stopped", "starting", "running", "restarting", "failed"]
+
+
+class LastExit(TypedDict):
+    """How the model server before this one ended, when that was not asked for."""
+
+    reason: str  #: plain words: "killed by SIGKILL (out of memory, or by hand)"
+    time: float
+    log_tail: str
+
+
+class ServerInfo(TypedDict):
+    """The model server process, as the one who owns it sees it."""
+
+    state: ServerState
+    pid: int | None
+    python: str  #: the interpreter it runs on
+    store: str
+    store_id: str  #: the content of `<store>/.store_id`: who can read the same there shares the disk
+    rest_port: int | None
+    grpc_port: int | None
+    host: str
+    socket: str  #: its Unix socket
+    started_at: float | None
+    restarts: int
+    last_exit: LastExit | None
+    notices: list[str]  #: what the user should be told once: "port 8500 was taken: gRPC answers on 8502"
+    error: str  #: why it could not be started ("" when it could)
+    remedy: str
+    token_file: str  #: 0600 file with the bearer that the direct ports accept beside Jupyter's own ("" for none)
+
+
+class State(TypedDict):
+    """Everything at a glance."""
+
+    server: ServerInfo | None  #: null when asked of a model server directly
+    versions: dict[str, str]  #: of software: "tensorflow", "jupyter_tfserve"
+    models: list[ModelStatus]  #: by name
+    stored: list[str]  #: models that the store holds and that are not served
+
+
+class ServerRequest(TypedDict, total=False):
+    """What to do with the model server process."""
+
+    action: Literal["start", "stop", "restart"]
+    python: str  #: as in ModelRequest
+
+
+class UploadFile(TypedDict):
+    """One file of a version that comes over the network."""
+
+    path: str  #: relative, with "/"
+    size: int
+    sha256: str
+
+
+class UploadRequest(TypedDict):
+    """A version that is to come in pieces; asked again with the same files it goes on where it stopped."""
+
+    model: str
+    version: int | None  #: null: the Unix time, above the newest
+    files: list[UploadFile]
+
+
+class Upload(TypedDict):
+    """How far an upload is."""
+
+    id: str
+    model: str
+    version: int
+    received: dict[str, int]  #: bytes that are there, by file
+    published: str  #: the version's folder once it is published, else ""
+
+
+class Event(TypedDict, total=False):
+    """Something changed. `type` and `time` are always there."""
+
+    type: Literal["version", "model", "server"]
+    time: float
+    model: str  #: version, model
+    version: int  #: version
+    state: str  #: version: VersionState; server: ServerState; model: "served", "changed" or "removed"
+    error: str
+    reason: str  #: server: why
+
+
+class Refusal(TypedDict):
+    """The body of every error."""
+
+    message: str  #: what is wrong, in plain words
+    remedy: str  #: what to do about it ("" where nothing can be said)

@@ -1,0 +1,207 @@
+"""Talks to the management API and to TF Serving's REST API over HTTP: through a Jupyter Server, or straight to a
+model server's Unix socket. Used by the kernel, the tests and scripts; the answers are the messages of `api.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import quote
+
+import httpx
+
+from .api import Event, ModelRequest, ModelStatus, Policy, ServerInfo, ServerRequest, State, Upload, UploadRequest
+
+#: Seconds for one management call; the long ones (waiting for a load, starting) pass their own.
+TIMEOUT = 30.0
+
+
+class TFServeError(Exception):
+    """A call was refused, or nobody answered. `status` is the HTTP status, 0 where there was no answer."""
+
+    def __init__(self, message: str, remedy: str = "", status: int = 0) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.remedy}" if self.remedy else self.message
+
+
+class Client:
+    """One endpoint.
+
+    `url` is what stands before ``/v1`` and ``/api``: ``http://127.0.0.1:8888/tfserve`` for a Jupyter Server. With
+    `socket` the calls go to that Unix socket instead.
+    """
+
+    def __init__(
+        self, url: str = "http://tfserve", token: str = "", socket: str | Path = "", verify: bool = True
+    ) -> None:
+        self.url = url.rstrip("/")
+        transport = httpx.HTTPTransport(uds=str(socket)) if socket else httpx.HTTPTransport(verify=verify)
+        # A proxy from the environment must never see the token of a server on this machine: trust_env is off.
+        self._http = httpx.Client(
+            transport=transport,
+            trust_env=False,
+            timeout=TIMEOUT,
+            headers={"Authorization": f"token {token}"} if token else {},
+        )
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def state(self, timeout: float = TIMEOUT) -> State:
+        """Everything at a glance."""
+        return cast(State, self._call("GET", "/api/state", timeout=timeout))
+
+    def model(self, name: str, wait: int | None = None, timeout: float = 0.0) -> ModelStatus:
+        """One model; with `wait`, as soon as that version has loaded or failed, or after `timeout` seconds."""
+        query = "" if wait is None else f"?wait={wait}&timeout={timeout:g}"
+        return cast(
+            ModelStatus, self._call("GET", f"/api/models/{quote(name, safe='')}{query}", timeout=TIMEOUT + timeout)
+        )
+
+    def register(self, name: str, request: ModelRequest) -> ModelStatus:
+        """Serve a model, or change what is served; starts the model server where it does not run (which may take a
+        while).
+        """
+        return cast(ModelStatus, self._call("PUT", f"/api/models/{quote(name, safe='')}", request, timeout=180.0))
+
+    def unregister(self, name: str, files: bool = False) -> None:
+        """Stop serving a model; with `files`, delete the store's copy."""
+        self._call("DELETE", f"/api/models/{quote(name, safe='')}{'?files=true' if files else ''}")
+
+    def set_policy(self, name: str, policy: Policy) -> ModelStatus:
+        """Say which versions are to be served."""
+        return cast(ModelStatus, self._call("PUT", f"/api/models/{quote(name, safe='')}/policy", policy))
+
+    def set_labels(self, name: str, labels: dict[str, int | None]) -> ModelStatus:
+        """Move labels; None takes one away."""
+        return cast(ModelStatus, self._call("PATCH", f"/api/models/{quote(name, safe='')}/labels", labels))
+
+    def config(self) -> str:
+        """The ModelServerConfig that is served, as text proto."""
+        return self._send("GET", "/api/config", timeout=TIMEOUT).text
+
+    def set_config(self, text: str) -> State:
+        """Replace the whole ModelServerConfig."""
+        response = self._send(
+            "PUT", "/api/config", text.encode(), timeout=180.0, content_type="text/plain; charset=utf-8"
+        )
+        return cast(State, response.json())
+
+    def server(self, request: ServerRequest) -> ServerInfo:
+        """Start, stop or restart the model server."""
+        return cast(ServerInfo, self._call("POST", "/api/server", request, timeout=180.0))
+
+    def logs(self, lines: int = 200) -> str:
+        """The end of the model server's log."""
+        return self._send("GET", f"/api/logs?lines={lines}", timeout=TIMEOUT).text
+
+    def events(self) -> Iterator[Event]:
+        """Changes as they happen, until the connection ends; the first event arrives with the next change."""
+        try:
+            with self._http.stream(
+                "GET", self.url + "/api/events", timeout=httpx.Timeout(TIMEOUT, read=None)
+            ) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _refusal(response)
+                for line in response.iter_lines():
+                    if line.startswith("data: "):
+                        yield cast(Event, json.loads(line[6:]))
+        except httpx.HTTPError as error:
+            raise _no_answer(self.url, error) from error
+
+    def begin_upload(self, request: UploadRequest) -> Upload:
+        """Announce a version that is to come in pieces."""
+        return cast(Upload, self._call("POST", "/api/uploads", request))
+
+    def upload_part(self, upload: str, path: str, offset: int, part: bytes) -> Upload:
+        """Send bytes of one file, from `offset`."""
+        return cast(
+            Upload,
+            self._send(
+                "PUT",
+                f"/api/uploads/{upload}?path={quote(path, safe='')}&offset={offset}",
+                part,
+                timeout=180.0,
+                content_type="application/octet-stream",
+            ).json(),
+        )
+
+    def finish_upload(self, upload: str) -> Upload:
+        """Check the hashes and publish."""
+        return cast(Upload, self._call("POST", f"/api/uploads/{upload}", timeout=600.0))
+
+    def abort_upload(self, upload: str) -> None:
+        """Give an upload up."""
+        self._call("DELETE", f"/api/uploads/{upload}")
+
+    def predict(self, name: str, body: Any, version: int | None = None, label: str = "", timeout: float = 60.0) -> Any:
+        """TF Serving's REST Predict: `body` is a JSON-safe dict, or bytes or str to be sent as they are."""
+        path = f"/v1/models/{quote(name, safe='')}"
+        if version is not None:
+            path += f"/versions/{version}"
+        elif label:
+            path += f"/labels/{quote(label, safe='')}"
+        data = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
+        return json.loads(self._send("POST", path + ":predict", data, timeout=timeout).content)
+
+    def _call(self, verb: str, path: str, body: Any = None, timeout: float = TIMEOUT) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        response = self._send(verb, path, data, timeout=timeout)
+        try:
+            return response.json() if response.content else {}
+        except ValueError as error:
+            raise TFServeError(
+                f"{self.url} does not answer as jupyter_tfserve.", "Check the address.", response.status_code
+            ) from error
+
+    def _send(
+        self,
+        verb: str,
+        path: str,
+        data: bytes | BinaryIO | None = None,
+        timeout: float = TIMEOUT,
+        content_type: str = "application/json",
+    ) -> httpx.Response:
+        try:
+            response = self._http.request(
+                verb,
+                self.url + path,
+                content=data,
+                timeout=timeout,
+                headers={"Content-Type": content_type} if data is not None else {},
+            )
+        except httpx.HTTPError as error:
+            raise _no_answer(self.url, error) from error
+        if response.status_code >= 300:  # a redirection is a login page: nothing of ours redirects
+            raise _refusal(response)
+        return response
+
+
+def _refusal(response: httpx.Response) -> TFServeError:
+    """From a `Refusal`, or from TF Serving's ``{"error": ...}``, or from whatever a proxy says."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        return TFServeError(
+            f"{response.url.path} answered {response.status_code} {response.reason_phrase}.", "", response.status_code
+        )
+    message = body.get("message") or body.get("error") or response.reason_phrase
+    return TFServeError(str(message), str(body.get("remedy") or ""), response.status_code)
+
+
+def _no_answer(url: str, error: httpx.HTTPError) -> TFServeError:
+    return TFServeError(
+        f"No answer from {url}: {str(error) or type(error).__name__}.",
+        "Is the server running? `%tfserve start` starts it.",
+    )

@@ -1,0 +1,408 @@
+"""Starts, watches, restarts and drains a model server process. The extension and, where there is no Jupyter Server,
+the kernel own one `Supervisor` each; it works in threads of its own and needs no event loop.
+
+The process is told of its owner's death by a pipe: the owner holds the write end, and whoever kills the owner closes
+it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .api import Event, LastExit, ServerInfo, ServerState
+from .store import Store, StoreError, write_atomically
+
+#: What the model server's interpreter must be able to import.
+NEEDED = ("tensorflow", "tensorflow_serving", "grpc")
+
+INSTALL = "pip install 'jupyter-tfserve[tensorflow]'"
+
+#: A Unix socket's path must fit in 108 bytes.
+_SOCKET_PATH_LIMIT = 100
+
+
+class StartError(Exception):
+    """No model server could be started; `remedy` says what to do."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a model server is started with."""
+
+    store: Store
+    runtime_dir: Path  #: private to the owner: socket, log and token live here
+    host: str = "127.0.0.1"
+    grpc_port: int = 8500  #: the next free one is taken where it is not free
+    rest_port: int = 8501
+    bearers: tuple[str, ...] = ()  #: tokens that the direct ports accept, beside the one in `token_file`
+    flags: tuple[str, ...] = ()  #: more flags of `tfserve`
+    start_timeout: float = 120.0  #: seconds; importing TensorFlow on a slow disk takes tens of them
+    drain_timeout: float = 30.0  #: seconds that requests in flight get to finish
+    backoff: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 5.0)  #: seconds before each restart in a row; then it gives up
+    stable_after: float = 60.0  #: a process that lived this long starts a new count
+
+
+class Supervisor:
+    """Owns at most one model server process. All methods may be called from any thread; those that wait say so."""
+
+    def __init__(self, settings: Settings, on_event: Callable[[Event], None] = lambda event: None) -> None:
+        self.settings = settings
+        self._on_event = on_event
+        self._changed = threading.Condition()
+        self._ordering = threading.Lock()  # of starts and stops: a start waits until what was stopped is gone
+        self._state: ServerState = "stopped"
+        self._wanted = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner_pipe: int | None = None
+        self._watcher: threading.Thread | None = None
+        self._python = ""
+        self._ports: tuple[int | None, int | None] = (None, None)
+        self._started_at: float | None = None
+        self._restarts = 0
+        self._last_exit: LastExit | None = None
+        self._notices: list[str] = []
+        self._error = ("", "")
+        settings.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._socket_dir: Path | None = None
+        self.socket = settings.runtime_dir / "model_server.sock"
+        if len(str(self.socket)) > _SOCKET_PATH_LIMIT:
+            self._socket_dir = Path(tempfile.mkdtemp(prefix="tfserve-"))
+            self.socket = self._socket_dir / "s"
+        self.log = settings.runtime_dir / "model_server.log"
+        self.token_file = settings.runtime_dir / "token"
+        self._token = secrets.token_urlsafe(32)
+        write_atomically(self.token_file, self._token)
+
+    @property
+    def token(self) -> str:
+        """The bearer that the direct ports always accept; it is in `token_file` (0600) for programs of the same
+        user.
+        """
+        return self._token
+
+    @property
+    def running(self) -> bool:
+        """Whether requests can be sent to `socket` now."""
+        return self._state == "running"
+
+    def info(self) -> ServerInfo:
+        """A snapshot; never waits."""
+        with self._changed:
+            process = self._process
+            return ServerInfo(
+                state=self._state,
+                pid=process.pid if process and self._state != "stopped" else None,
+                python=self._python,
+                store=str(self.settings.store.root),
+                store_id=self.settings.store.id,
+                rest_port=self._ports[1],
+                grpc_port=self._ports[0],
+                host=self.settings.host,
+                socket=str(self.socket),
+                started_at=self._started_at,
+                restarts=self._restarts,
+                last_exit=self._last_exit,
+                notices=list(self._notices),
+                error=self._error[0],
+                remedy=self._error[1],
+                token_file=str(self.token_file),
+            )
+
+    def ensure_started(self, python: str = "") -> ServerInfo:
+        """Start the model server unless it runs; waits until it answers or raises StartError.
+
+        `python` is the interpreter to use where this process's own has no TensorFlow.
+        """
+        with self._ordering:
+            if not self._wanted:
+                self._begin(python)
+        with self._changed:
+            self._changed.wait_for(lambda: self._state in ("running", "failed", "stopped"), self.settings.start_timeout)
+            if self._state != "running":
+                if self._state == "stopped":
+                    raise StartError("The model server was stopped while it started.", "`%tfserve start` starts it.")
+                raise StartError(
+                    self._error[0] or f"The model server did not answer within {self.settings.start_timeout:.0f} s.",
+                    self._error[1] or f"Its log says more: {self.log}",
+                )
+        return self.info()
+
+    def _begin(self, python: str) -> None:
+        """With `_ordering` held, and not wanted: choose the interpreter, then leave the rest to a watcher."""
+        try:
+            chosen = self._choose_python(python)
+        except StartError as error:
+            with self._changed:
+                self._error = (error.message, error.remedy)
+                self._set_state("failed", error.message)
+            raise
+        with self._changed:
+            self._python = chosen
+            self._wanted = True
+            self._error = ("", "")
+            self._set_state("starting")
+            self._watcher = threading.Thread(target=self._watch, name="tfserve-supervisor", daemon=True)
+            self._watcher.start()
+
+    def stop(self) -> None:
+        """Drain and end the process; waits until it is gone."""
+        with self._ordering:
+            self._stop()
+
+    def _stop(self) -> None:
+        """With `_ordering` held."""
+        with self._changed:
+            self._wanted = False
+            self._changed.notify_all()
+            process, watcher = self._process, self._watcher
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                process.wait(self.settings.drain_timeout + 5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if watcher is not None and watcher is not threading.current_thread():
+            watcher.join()
+        with self._changed:
+            self._watcher = None
+
+    def restart(self, python: str = "") -> ServerInfo:
+        """Stop, then start; waits for both."""
+        self.stop()
+        return self.ensure_started(python or self._python)
+
+    def close(self) -> None:
+        """Stop for good and take away what was left on the disk."""
+        self.stop()
+        shutil.rmtree(self.settings.runtime_dir, ignore_errors=True)
+        if self._socket_dir is not None:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+
+    def log_tail(self, lines: int = 200) -> str:
+        """The end of the model server's log."""
+        try:
+            with open(self.log, "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 400 * lines))
+                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    # What follows runs in the watcher's thread.
+
+    def _watch(self) -> None:
+        """Start the process again and again, as long as it is wanted and does not fail too often in a row."""
+        failures = 0
+        answered = False
+        while True:
+            began = time.monotonic()
+            try:
+                ready = self._spawn()
+            except (OSError, StoreError) as error:
+                ready = False
+                if isinstance(error, StoreError):
+                    self._error = (error.message, error.remedy)
+                else:
+                    self._error = (f"{self._python} could not be started: {error}.", "")
+            process = self._process
+            if ready and process is not None:
+                answered = True
+                process.wait()
+            asked = not self._wanted
+            reason = self._end_process()
+            if asked:
+                with self._changed:
+                    self._set_state("stopped")
+                return
+            if time.monotonic() - began > self.settings.stable_after:
+                failures = 0
+            if ready:
+                self._last_exit = LastExit(reason=reason, time=time.time(), log_tail=self.log_tail(20))
+            if not answered or failures >= len(self.settings.backoff):
+                with self._changed:
+                    message = self._error[0] or f"The model server {reason}."
+                    self._error = (message, self._error[1] or f"The end of its log:\n{self.log_tail(15)}")
+                    self._wanted = False
+                    self._set_state("failed", reason)
+                return
+            with self._changed:
+                self._restarts += 1
+                self._set_state("restarting", f"The model server {reason}; it is started again.")
+                self._changed.wait_for(lambda: not self._wanted, self.settings.backoff[failures])
+                failures += 1
+                if not self._wanted:
+                    self._set_state("stopped")
+                    return
+
+    def _spawn(self) -> bool:
+        """Start one process and wait until it says that it answers; False if it ended or took too long."""
+        settings = self.settings
+        settings.store.create()
+        hashes = [hashlib.sha256(bearer.encode()).hexdigest() for bearer in (self._token, *settings.bearers) if bearer]
+        hash_file = settings.runtime_dir / "bearer_hashes"
+        write_atomically(hash_file, "\n".join(hashes))
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(self.log, self.log.with_suffix(".log.1"))
+        owner_read, owner_write = os.pipe()
+        ready_read, ready_write = os.pipe()
+        command = [
+            self._python,
+            "-m",
+            "jupyter_tfserve.model_server",
+            f"--host={settings.host}",
+            f"--port={settings.grpc_port}",
+            f"--rest_api_port={settings.rest_port}",
+            "--find_free_ports",
+            f"--store={settings.store.root}",
+            f"--management_socket={self.socket}",
+            f"--bearer_hashes_file={hash_file}",
+            "--max_num_load_retries=0",  # what cannot be loaded is told at once; a new registration tries again
+            f"--drain_timeout_seconds={settings.drain_timeout}",
+            f"--owner_fd={owner_read}",
+            f"--ready_fd={ready_write}",
+            *settings.flags,
+        ]
+        try:
+            with open(os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "ab") as log:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd=settings.runtime_dir,  # python -m looks for modules here first: never in the user's folder
+                    pass_fds=(owner_read, ready_write),
+                    start_new_session=True,  # an interrupt of the kernel or the terminal is not meant for it
+                )
+        except BaseException:
+            os.close(owner_write)
+            os.close(ready_read)
+            raise
+        finally:
+            os.close(owner_read)
+            os.close(ready_write)
+        with self._changed:
+            self._process, self._owner_pipe = process, owner_write
+            if not self._wanted:  # stop() came while the process was being made, and could not see it
+                process.terminate()
+        line = _read_line(ready_read, settings.start_timeout)
+        if not line:
+            process.kill()
+            process.wait()
+            return False
+        ready = json.loads(line)
+        with self._changed:
+            self._ports = ready["grpc_port"], ready["rest_port"]
+            self._notices = ready["notices"]
+            self._started_at = time.time()
+            self._error = ("", "")
+            if self._wanted:
+                self._set_state("running")
+        with contextlib.suppress(OSError):  # a full disk: it is only asked where this process has no TensorFlow
+            write_atomically(settings.store.root / ".python", self._python)
+        return True
+
+    def _end_process(self) -> str:
+        """Reap the process, close the pipe, remove the socket; returns in plain words how it ended."""
+        process = self._process
+        if self._owner_pipe is not None:
+            os.close(self._owner_pipe)
+            self._owner_pipe = None
+        with contextlib.suppress(OSError):
+            self.socket.unlink()
+        code = process.poll() if process is not None else None
+        with self._changed:
+            self._process = None
+            self._started_at = None
+            self._ports = (None, None)
+        if code is None:
+            return "did not start"
+        if code >= 0:
+            return f"ended with status {code}"
+        name = signal.Signals(-code).name
+        return f"was killed by {name}" + (" (out of memory, or by hand)" if name == "SIGKILL" else "")
+
+    def _set_state(self, state: ServerState, reason: str = "") -> None:
+        """With `_changed` held."""
+        self._state = state
+        self._changed.notify_all()
+        self._on_event(Event(type="server", time=time.time(), state=state, reason=reason))
+
+    def _choose_python(self, kernel: str) -> str:
+        """This process's interpreter where TensorFlow imports there, else the kernel's, else the one used last time."""
+        if not missing_here():
+            return sys.executable
+        try:
+            remembered = (self.settings.store.root / ".python").read_text()
+        except OSError:
+            remembered = ""
+        tried = [sys.executable]
+        for python in (kernel, remembered):
+            if python and python not in tried:
+                if not missing_in(python):
+                    return python
+                tried.append(python)
+        raise StartError(
+            "TensorFlow cannot be imported by any interpreter that could run the model server: "
+            + ", ".join(tried)
+            + ".",
+            f"Install it in one of them: {tried[-1]} -m {INSTALL}",
+        )
+
+
+def missing_here() -> list[str]:
+    """The modules that the model server needs and this interpreter lacks; imports none of them."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
+def missing_in(python: str) -> list[str]:
+    """The same for another interpreter (takes about 50 ms); everything if it cannot be run."""
+    # found, not imported
+    code = "import importlib.util as u, sys; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])"
+    try:
+        done = subprocess.run(
+            [python, "-c", code, *NEEDED, "jupyter_tfserve"], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return list(NEEDED)
+    return done.stdout.split()
+
+
+def _read_line(fd: int, timeout: float) -> bytes:
+    """One line from a pipe; b"" if the other side ends or `timeout` seconds pass first. Closes the pipe."""
+    end = time.monotonic() + timeout
+    line = b""
+    poll = select.poll()  # select() ends at file descriptor 1023, which a Jupyter Server with many kernels passes
+    poll.register(fd, select.POLLIN)
+    try:
+        while not line.endswith(b"\n"):
+            if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                return b""
+            part = os.read(fd, 4096)
+            if not part:
+                return b""
+            line += part
+        return line
+    finally:
+        os.close(fd)
