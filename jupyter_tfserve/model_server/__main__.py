@@ -1,0 +1,29 @@
+"""``tfserve``, ``python -m jupyter_tfserve.model_server``."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .flags import parse
+from .owner import end_with_owner
+
+
+def main() -> None:
+    """Read the command line, then import what is slow."""
+    flags = parse(sys.argv[1:])
+    if flags.owner_fd >= 0:
+        end_with_owner(flags.owner_fd)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from .app import run
+
+    status = run(flags)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: it would wait for every thread, and one that loads a model or runs a request past the drain's time
+    # cannot be stopped.
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,474 @@
+"""The `tfserve` program: builds the parts from the flags, runs them, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import tensorflow as tf
+import uvloop
+from watchfiles import awatch
+
+from .. import __version__
+from ..store import Store, StoreError
+from . import config as model_config
+from . import config_protos, metrics
+from .auth import Bearers
+from .config import Config, ConfigStore, batching_parameters
+from .core.batching import BatchingParameters, BatchingServable
+from .core.manager import RetryPolicy, Version
+from .core.servable import Servable
+from .core.server_core import CoreOptions, ServerCore
+from .errors import ServingError
+from .flags import Flags, cpus
+from .frontends.grpc import GrpcOptions, GrpcServer
+from .frontends.http import Handler, HttpServer, Request, Response
+from .frontends.management import EventBus, ManagementApi, model_event, version_event
+from .frontends.rest import RestApi, RestOptions
+from .frontends.services import Services, not_available
+from .platforms import saved_model
+from .platforms.session_config import session_config
+from .platforms.warmup import warm_up
+from .request_log import RequestLogs
+from .tls import Tls
+
+log = logging.getLogger("tfserve")
+
+#: In a version's folder, with --enable_per_model_batching_parameters.
+BATCHING_FILE = "batching_params.pbtxt"
+
+METRICS_PATH = "/monitoring/prometheus/metrics"
+
+#: Ports tried after the one asked for, with --find_free_ports.
+_PORTS_TRIED = 100
+
+_Bind = Callable[[int], int]
+
+
+class StartFailed(Exception):
+    """The server cannot start; the message says why and what to do."""
+
+
+def run(flags: Flags) -> int:
+    """The program; returns its exit status."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    tf.get_logger().setLevel(logging.ERROR)  # its own handler would say everything twice
+    if flags.version:
+        sys.stdout.write(
+            f"TensorFlow ModelServer: {__version__}+jupyter_tfserve\nTensorFlow Library: {tf.__version__}\n"
+        )
+        return 0
+    for line in flags.ineffective():
+        log.warning("Flag without effect: %s", line)
+    try:
+        return uvloop.run(_Program(flags).run())
+    except (StartFailed, StoreError, ServingError) as error:
+        sys.stderr.write(f"Failed to start server. Error: {error}\n")
+        return 1
+
+
+class _Program:
+    """One run of the server. Its parts are made in `run`, inside the event loop."""
+
+    def __init__(self, flags: Flags) -> None:
+        self._flags = flags
+        self._notices: list[str] = []
+        self._ready = False
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> int:
+        flags = self._flags
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        self._events = EventBus(loop)
+        self._store = Store(flags.store).create() if flags.store else None
+        self._management_pool = ThreadPoolExecutor(16, "management")
+        self._logs = RequestLogs()
+        self._batching_parameters = batching_parameters(
+            config_protos.read("BatchingParameters", Path(flags.batching_parameters_file))
+            if flags.batching_parameters_file
+            else config_protos.parse("BatchingParameters", "")
+        )
+        self._core = self._make_core()
+        self._configs = ConfigStore(self._core, self._store)
+        try:
+            self._bearers = Bearers(flags.bearer_hashes_file)
+        except OSError as error:  # rather no server than one without its bearers
+            raise StartFailed(f"--bearer_hashes_file cannot be read: {error}") from None
+        rest_pool = ThreadPoolExecutor(flags.rest_api_num_threads, "rest")
+        self._rest = RestApi(
+            self._core,
+            rest_pool,
+            RestOptions(
+                flags.rest_api_timeout_in_ms,
+                flags.rest_api_enable_cors_support,
+                flags.max_body_bytes,
+                flags.enable_signature_method_name_check,
+                self._metrics_path(),
+            ),
+            self._logs,
+        )
+        services = Services(
+            self._core,
+            flags.enable_serialization_as_tensor_content,
+            flags.enable_signature_method_name_check,
+            self._logs,
+            self._configs.set_memory,
+        )
+        self._grpc = GrpcServer(
+            services,
+            self._bearers,
+            GrpcOptions(
+                flags.grpc_max_threads,
+                _channel_arguments(flags.grpc_channel_arguments),
+                flags.enable_grpc_healthcheck_service or self._store is not None,
+            ),
+        )
+        # TensorFlow's modules are 270,000 objects, which every full collection would walk through.
+        gc.collect()
+        gc.freeze()
+        self._core.start()
+        servers: list[tuple[HttpServer, asyncio.AbstractServer]] = []
+        sweeps: list[asyncio.Task[None]] = []
+        try:
+            if flags.management_socket:
+                servers.append(await self._listen_unix(flags.management_socket))
+            await self._load_or_stop()
+            if self._stopping.is_set():
+                return 0
+            grpc_port, rest_port = await self._open_ports(servers)
+            sweeps = [asyncio.create_task(server.sweep()) for server, _ in servers]
+            watching = asyncio.create_task(self._follow_config())
+            self._set_ready(grpc_port, rest_port)
+            await self._stopping.wait()
+            log.info("Draining")
+            self._ready = False
+            watching.cancel()
+        finally:
+            await self._drain(servers, sweeps)
+        log.info("Ended")
+        return 0
+
+    def _make_core(self) -> ServerCore:
+        flags = self._flags
+        options = saved_model.SavedModelOptions(tuple(flags.saved_model_tags.split(",")), session_config(flags))
+        return ServerCore(
+            lambda name, number, path: self._load(path, options),
+            CoreOptions(
+                flags.file_system_poll_wait_seconds,
+                RetryPolicy(flags.max_num_load_retries, flags.load_retry_interval_micros / 1e6),
+                flags.num_load_threads or min(4, cpus()),
+                flags.num_unload_threads or 1,
+                flags.allow_version_labels_for_unavailable_models,
+                keep_labelled=self._store is not None,
+            ),
+            self._on_change,
+            lambda name, change: self._events.publish(model_event(name, change)),
+        )
+
+    def _load(self, path: Path, options: saved_model.SavedModelOptions) -> Servable:
+        """Load and warm up a version; in one of the manager's threads."""
+        servable = saved_model.load(path, options)
+        batching = self._batching(path)
+        if batching is not None:
+            servable = BatchingServable(servable, batching)
+        if self._flags.enable_model_warmup:
+            try:
+                warm_up(servable, path, self._flags.num_request_iterations_for_warmup)
+            except BaseException:
+                servable.close()
+                raise
+        return servable
+
+    def _batching(self, path: Path) -> BatchingParameters | None:
+        """How a version's requests are merged: as its own file says, else the server's; None where they are not."""
+        if self._flags.enable_per_model_batching_parameters and (path / BATCHING_FILE).exists():
+            return batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE))
+        return self._batching_parameters if self._flags.enable_batching else None
+
+    def _metrics_path(self) -> str:
+        """Where the metrics page is: as the monitoring config says; in a store always."""
+        if self._flags.monitoring_config_file:
+            monitoring = config_protos.read("MonitoringConfig", Path(self._flags.monitoring_config_file))
+            if monitoring.prometheus_config.enable:
+                return str(monitoring.prometheus_config.path) or METRICS_PATH
+            return ""
+        return METRICS_PATH if self._store is not None else ""
+
+    def _on_change(self, version: Version) -> None:
+        """From the manager, whose lock is held."""
+        self._events.publish(version_event(version))
+        if version.state == "AVAILABLE" and version.load_seconds is not None:
+            metrics.LOADS.add(version.model, str(version.number), "OK")
+            metrics.LOAD_SECONDS.observe(version.load_seconds, version.model)
+        elif version.state == "END" and version.error is not None:
+            metrics.LOADS.add(version.model, str(version.number), version.error.code.name)
+        if self._store is not None and version.state == "END":
+            with contextlib.suppress(RuntimeError):  # the pool is shut down: the next start prunes
+                self._management_pool.submit(self._configs.prune, version.model)
+
+    def _load_models(self) -> None:
+        """What the flags or the store say; by hand (without a store) waits for the first version of each model."""
+        flags = self._flags
+        try:
+            if self._store is not None:
+                for name, why in self._configs.load().items():
+                    log.error("Model %s: %s", name, why)
+                return
+            if flags.model_config_file:
+                config = model_config.read(Path(flags.model_config_file))
+            elif flags.model_base_path:
+                config = Config()
+                config.model_config_list.config.add(
+                    name=flags.model_name,
+                    base_path=os.path.abspath(flags.model_base_path),
+                    model_platform="tensorflow",
+                )
+            elif flags.management_socket:
+                return
+            else:
+                raise StartFailed("Nothing to serve: set --model_base_path, --model_config_file or --store.")
+            models = model_config.to_models(config)
+            self._core.reload(models, starting=True)
+            self._configs.set_memory(config)
+        except ServingError as error:
+            raise StartFailed(error.message) from None
+        failures = self._core.wait([model.name for model in models])
+        for name, why in failures.items():
+            log.error("Model %s is not served: %s", name, why)
+        if models and len(failures) == len(models):
+            raise StartFailed(f"{len(failures)} servable(s) did not become available: {not_available(failures)}")
+
+    async def _load_or_stop(self) -> None:
+        """`_load_models`, unless a signal comes first."""
+        loading = asyncio.ensure_future(asyncio.to_thread(self._load_models))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if self._stopping.is_set():
+            self._core.manager.interrupt()
+            with contextlib.suppress(StartFailed):  # it was not given the time
+                await loading
+        else:
+            await loading
+
+    # Ports.
+
+    async def _listen_unix(self, path: str) -> tuple[HttpServer, asyncio.AbstractServer]:
+        """REST and management for the owner: the socket is 0600, and asks for no bearer."""
+        management = ManagementApi(
+            self._core,
+            self._configs,
+            self._events,
+            self._management_pool,
+            {"tensorflow": tf.__version__, "jupyter_tfserve": __version__},
+            self._store,
+        )
+
+        def answer(request: Request) -> Response | asyncio.Future[Response]:
+            return management(request) if request.target.startswith("/api/") else self._health_or(self._rest, request)
+
+        server = HttpServer(answer, self._flags.max_body_bytes)
+        before = os.umask(0o177)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            listening = await asyncio.get_running_loop().create_unix_server(server.protocol, path)
+        finally:
+            os.umask(before)
+        return server, listening
+
+    async def _open_ports(
+        self, servers: list[tuple[HttpServer, asyncio.AbstractServer]]
+    ) -> tuple[int | None, int | None]:
+        """Open what the flags say; returns the gRPC and the REST port."""
+        flags = self._flags
+        grpc_port = rest_port = None
+        tls = Tls.read(Path(flags.ssl_config_file)) if flags.ssl_config_file else None
+        if flags.port:
+            grpc_port = self._first_free(
+                "gRPC", flags.port, lambda port: self._grpc.bind(_address(flags.host, port), tls)
+            )
+        if flags.grpc_socket_path:
+            self._grpc.bind(f"unix:{flags.grpc_socket_path}")
+        self._grpc.start()
+        if flags.rest_api_port:
+            sockets: list[socket.socket] = []
+            rest_port = self._first_free("REST", flags.rest_api_port, lambda port: self._bind_tcp(port, sockets))
+            server = HttpServer(self._for_ports(self._rest), flags.max_body_bytes)
+            listening = await asyncio.get_running_loop().create_server(
+                server.protocol, sock=sockets[0], backlog=1024, ssl=tls.for_rest() if tls else None
+            )
+            servers.append((server, listening))
+        return grpc_port, rest_port
+
+    def _bind_tcp(self, port: int, sockets: list[socket.socket]) -> int:
+        family = socket.AF_INET6 if ":" in self._flags.host else socket.AF_INET
+        tcp = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tcp.bind((self._flags.host, port))
+            tcp.listen(1024)
+        except OSError:
+            tcp.close()
+            raise
+        sockets.append(tcp)
+        return port
+
+    def _first_free(self, what: str, port: int, bind: _Bind) -> int:
+        """Bind the port, or with --find_free_ports the first free one after it; a change is said aloud."""
+        last = port + _PORTS_TRIED if self._flags.find_free_ports else port
+        failed: OSError | None = None
+        for candidate in range(port, min(last, 65535) + 1):
+            try:
+                bind(candidate)
+            except OSError as taken:
+                failed = taken
+                continue
+            if candidate != port:
+                self._notices.append(f"Port {port} was taken: {what} answers on {candidate}.")
+                log.warning(self._notices[-1])
+            log.info("%s on %s:%d", what, self._flags.host, candidate)
+            return candidate
+        raise StartFailed(f"{what} cannot listen on {self._flags.host}:{port}: {failed}. Choose another port.")
+
+    def _for_ports(self, rest: RestApi) -> Handler:
+        """REST for everyone who can reach the port: a bearer is asked for where there are any."""
+        refusal = Response(
+            401,
+            b'{"error": "Send the header  Authorization: Bearer <token>."}',
+            headers=(("WWW-Authenticate", "Bearer"),),
+        )
+
+        def answer(request: Request) -> Response | asyncio.Future[Response]:
+            if (
+                self._bearers
+                and request.target not in ("/healthz", "/readyz")
+                and not self._bearers.accept(request.headers.get("authorization", ""))
+            ):
+                return refusal
+            return self._health_or(rest, request)
+
+        return answer
+
+    def _health_or(self, rest: RestApi, request: Request) -> Response | asyncio.Future[Response]:
+        """``/healthz``: the process answers; ``/readyz``: it can be sent requests. All else is the REST API's."""
+        if request.method in ("GET", "HEAD"):
+            if request.target == "/healthz":
+                return Response(200, b"ok\n", "text/plain")
+            if request.target == "/readyz":
+                waiting = [name for name in self._core.models if not self._core.manager.available(name)]
+                if self._ready and not waiting:
+                    return Response(200, b"ok\n", "text/plain")
+                why = (
+                    f"no version is available of: {', '.join(sorted(waiting))}\n"
+                    if waiting
+                    else "starting or draining\n"
+                )
+                return Response(503, why.encode(), "text/plain", (("Retry-After", "1"),))
+        return rest(request)
+
+    def _set_ready(self, grpc_port: int | None, rest_port: int | None) -> None:
+        self._ready = True
+        self._grpc.set_serving(True)
+        if self._flags.ready_fd >= 0:
+            line = json.dumps({"grpc_port": grpc_port, "rest_port": rest_port, "notices": self._notices}) + "\n"
+            os.write(self._flags.ready_fd, line.encode())
+            os.close(self._flags.ready_fd)
+        log.info("Ready")
+
+    # Changes from outside, and the end.
+
+    async def _follow_config(self) -> None:
+        """Serve what models.config says whenever it changes: at once in a store, at each poll where the flag says
+        so.
+        """
+        if self._store is not None:
+            await self._follow_store(self._store)
+        seconds = self._flags.model_config_file_poll_wait_seconds
+        if not self._flags.model_config_file or seconds <= 0:
+            return
+        while True:
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(self._read_config_again)
+
+    async def _follow_store(self, store: Store) -> None:
+        """A look whenever the folder changes, and each second: what changed before the watch began, or on a network
+        file system, is told by nobody.
+        """
+        seen: tuple[int, ...] = ()
+        while True:
+            with contextlib.suppress(OSError, RuntimeError):  # the folder went away, or there is no watch to be had
+                async for _ in awatch(
+                    store.root, recursive=False, debounce=50, step=10, rust_timeout=1000, yield_on_timeout=True
+                ):
+                    found = _stamp(store.config)
+                    if found != seen:
+                        seen = found
+                        await asyncio.to_thread(self._configs.follow)
+            await asyncio.sleep(1)
+
+    def _read_config_again(self) -> None:
+        try:
+            config = model_config.read(Path(self._flags.model_config_file))
+            self._core.reload(model_config.to_models(config))
+            self._configs.set_memory(config)
+        except ServingError as error:
+            log.error("%s is refused, what was served goes on: %s", self._flags.model_config_file, error)
+
+    async def _drain(
+        self, servers: list[tuple[HttpServer, asyncio.AbstractServer]], sweeps: list[asyncio.Task[None]]
+    ) -> None:
+        """Stop accepting, answer what is in flight, unload."""
+        self._core.manager.interrupt()
+        timeout = self._flags.drain_timeout_seconds
+        for _, listening in servers:
+            listening.close()
+        await asyncio.gather(
+            asyncio.to_thread(self._grpc.stop, timeout), *(server.drain(timeout) for server, _ in servers)
+        )
+        for sweep in sweeps:
+            sweep.cancel()
+        await asyncio.to_thread(self._core.close, 5.0)
+        await asyncio.to_thread(self._logs.close)
+        self._management_pool.shutdown(wait=False, cancel_futures=True)
+        if self._flags.management_socket:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._flags.management_socket)
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """What differs between two contents of a file that is replaced by renaming; () if there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _address(host: str, port: int) -> str:
+    """Host and port as gRPC takes them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _channel_arguments(text: str) -> list[tuple[str, str | int]]:
+    """``key=value,key=value`` as gRPC takes them: numbers as numbers."""
+    arguments: list[tuple[str, str | int]] = []
+    for part in filter(None, text.split(",")):
+        key, _, value = part.partition("=")
+        arguments.append((key, int(value) if value.lstrip("-").isdigit() else value))
+    return arguments

@@ -1,0 +1,422 @@
+"""Tensors to and from TF Serving's JSON (`util/json_tensor.cc`): row format (`instances`, `predictions`), column format
+(`inputs`, `outputs`).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import orjson
+import simdjson
+
+from ..core.servable import Array, Signature, TensorInfo
+from ..errors import Code, ServingError, invalid
+from ..inference import shape_text
+from . import json_text
+from .json_values import from_b64, is_b64, kind
+
+#: How much of a value an error quotes.
+_QUOTED = 256
+
+#: TensorFlow's limit (`TensorShape::MaxDimensions`).
+_MAX_DIMENSIONS = 254
+
+#: Keys of an object up to which looking each of them up costs less than reading the body with our own parser.
+_LOOKED_UP = 64
+
+Json = Any
+
+
+def parse(body: bytes, last_inside: bool = False) -> dict[str, Json]:
+    """A request's body as Python values; of equal keys the first counts, inside values the last if `last_inside` (TF
+    Serving reads examples so). Raises ServingError if it is no JSON object.
+    """
+    document: Any
+    try:
+        document = simdjson.Parser().parse(body)
+    except (ValueError, RuntimeError):
+        # NaN, integers past 64 bits, deep nesting, text after the object, a byte order mark, or an error: whose text
+        # the other parser finds.
+        document = json_text.loads(body, last_inside)
+    if isinstance(document, simdjson.Object):
+        nested = body.count(b"{") > 1
+        try:
+            return _first(document, nested, last_inside)
+        except _ManyKeys:
+            document = json_text.loads(body, last_inside)
+    if isinstance(document, dict):
+        return document
+    raise invalid("JSON Value: " + _quote(_plain(document, True)) + " Is not object")
+
+
+def _plain(value: Any, nested: bool, last: bool = False) -> Json:
+    """A simdjson value as Python's; `nested`: there may be objects in it, of whose equal keys the first or last
+    counts.
+    """
+    if isinstance(value, simdjson.Array):
+        return [_plain(item, True, last) for item in value] if nested and not last else value.as_list()
+    if isinstance(value, simdjson.Object):
+        return value.as_dict() if last else _first(value, True, False)
+    return value
+
+
+class _ManyKeys(Exception):
+    """An object in which simdjson would look for each key too long."""
+
+
+def _first(found: Any, nested: bool, last_inside: bool) -> dict[str, Json]:
+    """A simdjson object of whose equal keys the first counts: that is the one it looks up, one key after the other.
+    Everything else it offers lets the last one count, in the objects inside as well.
+    """
+    keys = dict.fromkeys(found.keys())
+    if len(keys) > _LOOKED_UP:
+        raise _ManyKeys
+    return {key: _plain(found[key], nested, last_inside) for key in keys}
+
+
+def _quote(value: Json) -> str:
+    """A value in an error's text, cut short. It may be nested deeply, so that only its beginning is written."""
+    if isinstance(value, (list, dict)):
+        text = str(value) if len(value) < 8 and not any(isinstance(item, (list, dict)) for item in value) else ""
+        return text[:_QUOTED] or ("[..." if isinstance(value, list) else "{...")
+    return json.dumps(value)[:_QUOTED]
+
+
+# Requests.
+
+
+def decode(request: Mapping[str, Json], signature: Signature) -> tuple[dict[str, Array], bool]:
+    """The arrays of a predict request by input name, and whether it is in row format. Raises ServingError."""
+    if not signature.inputs:
+        raise invalid(f"Signature {signature.name!r} has no inputs: REST needs at least one.")
+    if "instances" in request:
+        if "inputs" in request:
+            raise invalid(
+                "Not formatted correctly expecting only one of instances or inputs keys to exist; found both."
+            )
+        return _rows(request["instances"], signature), True
+    if "inputs" in request:
+        return _columns(request["inputs"], signature), False
+    raise invalid("Missing 'inputs' or 'instances' key")
+
+
+def _rows(instances: Json, signature: Signature) -> dict[str, Array]:
+    if not isinstance(instances, list):
+        raise invalid("Expecting 'instances' value to be a list/array")
+    if not instances:
+        raise invalid("'instances' value is an empty array")
+    if _is_object(instances[0]):
+        for place, row in enumerate(instances):
+            if not _is_object(row):
+                raise invalid(f"Expecting object but got list at item {place} of input list")
+            if row.keys() != signature.inputs.keys():
+                raise _wrong_names(row, place, signature)
+        return {
+            name: _stack([row[name] for row in instances], name, info, f"key: {name} ")
+            for name, info in signature.inputs.items()
+        }
+    if len(signature.inputs) > 1:
+        raise invalid(
+            f"instances is a plain list, but expecting list of objects as multiple input tensors required as per "
+            f"tensorinfo_map: {', '.join(signature.inputs)}"
+        )
+    for place, row in enumerate(instances):
+        if _is_object(row):
+            raise invalid(f"Expecting value/list but got object at item {place} of input list")
+    [(name, info)] = signature.inputs.items()
+    return {name: _stack(instances, name, info, "")}
+
+
+def _wrong_names(row: Mapping[str, Json], place: int, signature: Signature) -> ServingError:
+    missing = sorted(signature.inputs.keys() - row.keys())
+    extra = sorted(row.keys() - signature.inputs.keys())
+    return invalid(
+        f"Failed to process element: {place} of 'instances' list. Error: INVALID_ARGUMENT: JSON object: does not have "
+        f"the named inputs {', '.join(signature.inputs)}: missing {missing}, unknown {extra}"
+    )
+
+
+def _columns(inputs: Json, signature: Signature) -> dict[str, Array]:
+    if not _is_object(inputs):
+        if len(signature.inputs) > 1:
+            raise invalid(
+                "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
+                f"tensorinfo_map: {', '.join(signature.inputs)}"
+            )
+        inputs = {next(iter(signature.inputs)): inputs}
+    arrays = {}
+    for name, info in signature.inputs.items():
+        if name not in inputs:
+            raise invalid(f"Missing named input: {name} in 'inputs' object.")
+        value = inputs[name]
+        convert = _CONVERT.get(info.dtype)
+        if convert is None:
+            raise ServingError(
+                Code.UNIMPLEMENTED, f"Conversion of JSON Value: {_quote(value)} to type: {info.dtype} is not supported"
+            )
+        try:
+            arrays[name] = _array(value, convert)
+        except _Misfit as misfit:
+            raise invalid(misfit.text(info), _remedy(name, info, misfit)) from None
+    return arrays
+
+
+def _stack(rows: list[Json], name: str, info: TensorInfo, where: str) -> Array:
+    """Rows of one input as an array whose first dimension counts them."""
+    convert = _CONVERT.get(info.dtype)
+    if convert is None:
+        raise invalid(
+            f"Failed to process element: 0 {where}of 'instances' list. Error: UNIMPLEMENTED: Conversion of JSON Value: "
+            f"{_quote(rows[0])} to type: {info.dtype} is not supported"
+        )
+    try:
+        return _array(rows, convert)
+    except _Misfit as misfit:
+        place, error = _first_bad_row(rows, convert, misfit)
+        raise invalid(
+            f"Failed to process element: {place} {where}of 'instances' list. "
+            f"Error: INVALID_ARGUMENT: {error.text(info)}",
+            _remedy(name, info, error),
+        ) from None
+
+
+def _first_bad_row(rows: list[Json], convert: _Converter, misfit: _Misfit) -> tuple[int, _Misfit]:
+    """Which row is at fault: slow, and only asked when one is."""
+    first: Array | None = None
+    for place, row in enumerate(rows):
+        try:
+            array = _array(row, convert)
+        except _Misfit as error:
+            return place, error
+        if first is None:
+            first = array
+        elif array.size != first.size:
+            return place, _Misfit(f"Expecting tensor size: {first.size} but got: {array.size}")
+        elif array.shape != first.shape:
+            return place, _Misfit(f"Expecting shape {_shape(first)} but got: {_shape(array)}")
+    return 0, misfit
+
+
+def _shape(array: Array) -> str:
+    return "[" + ",".join(map(str, array.shape)) + "]"
+
+
+class _Misfit(Exception):
+    """A value that does not become a tensor of the type asked for."""
+
+    def __init__(self, message: str, value: Json = None, of_type: bool = False) -> None:
+        super().__init__(message)
+        self._message = message
+        self._value = value
+        self.of_type = of_type
+
+    def text(self, info: TensorInfo) -> str:
+        """TF Serving's text."""
+        if not self.of_type:
+            return self._message
+        value = self._value
+        return f"JSON Value: {_quote(value)} Type: {kind(value)} is not of expected type: {info.dtype}"
+
+
+def _remedy(name: str, info: TensorInfo, misfit: _Misfit) -> str:
+    remedy = f"Input {name!r} takes {info.dtype}{shape_text(info.shape)}."
+    if misfit.of_type and info.dtype == "string":
+        remedy += ' Bytes are written as {"b64": "..."}.'
+    return remedy
+
+
+def _is_object(value: Json) -> bool:
+    """An object that is not the way to write bytes."""
+    return isinstance(value, dict) and not (len(value) == 1 and "b64" in value)
+
+
+_Converter = Callable[[list[Json]], Array]
+
+
+def _array(value: Json, convert: _Converter) -> Array:
+    """A nested list, or a scalar, as an array. The shape is that of the first elements going down; all must have it."""
+    shape: list[int] = []
+    level: list[Json] = [value]
+    while level and type(level[0]) is list:
+        size = len(level[0])
+        if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
+            raise _ragged(level, size)
+        shape.append(size)
+        if len(shape) > _MAX_DIMENSIONS:
+            raise _Misfit(f"Encountered more than {_MAX_DIMENSIONS} dimensions")
+        level = level[0] if len(level) == 1 else list(chain.from_iterable(level))
+    if list in set(map(type, level)):
+        raise _Misfit("", next(item for item in level if type(item) is list), of_type=True)
+    try:
+        return convert(level).reshape(shape)
+    except ValueError as error:  # numpy ends at 64 dimensions
+        raise _Misfit(f"A tensor of shape {shape} cannot be made: {error}") from None
+
+
+def _ragged(level: list[Json], size: int) -> _Misfit:
+    for item in level:
+        if type(item) is not list:
+            return _Misfit(f"Encountered value: {_quote(item)} where a list of size {size} is expected")
+        if len(item) != size:
+            break
+    return _Misfit(f"Encountered list at unexpected size: {len(item)}; expecting size: {size}")
+
+
+def _only(flat: list[Json], *types: type) -> None:
+    """Raise for the first value of another type."""
+    if not set(map(type, flat)) <= set(types):
+        raise _Misfit("", next(value for value in flat if type(value) not in types), of_type=True)
+
+
+def _floats(dtype: type[np.floating[Any]]) -> _Converter:
+    def convert(flat: list[Json]) -> Array:
+        _only(flat, int, float)
+        try:
+            doubles = np.array(flat, np.float64)
+        except OverflowError:  # an integer past what a double holds
+            raise _Misfit("", max((v for v in flat if type(v) is int), key=abs), of_type=True) from None
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return doubles.astype(dtype, copy=False)
+
+    return convert
+
+
+def _integers(dtype: type[np.integer[Any]], checked: type[np.integer[Any]]) -> _Converter:
+    """Integers in the range of `checked`, of which `dtype` keeps the low bits."""
+    low, high = int(np.iinfo(checked).min), int(np.iinfo(checked).max)
+
+    def convert(flat: list[Json]) -> Array:
+        _only(flat, int)
+        if flat and (min(flat) < low or max(flat) > high):
+            raise _Misfit("", next(value for value in flat if not low <= value <= high), of_type=True)
+        return np.array(flat, checked).astype(dtype, copy=False)
+
+    return convert
+
+
+def _booleans(flat: list[Json]) -> Array:
+    _only(flat, bool)
+    return np.array(flat, np.bool_)
+
+
+def _strings(flat: list[Json]) -> Array:
+    array = np.empty(len(flat), object)
+    array[:] = [value.encode("utf-8", "surrogateescape") if type(value) is str else _bytes(value) for value in flat]
+    return array
+
+
+def _bytes(value: Json) -> bytes:
+    """The bytes of ``{"b64": "..."}``; padding may be left out."""
+    if is_b64(value):
+        try:
+            return from_b64(value)
+        except ValueError:
+            raise _Misfit(f"Unable to base64 decode: {value['b64'][:_QUOTED]}") from None
+    raise _Misfit("", value, of_type=True)
+
+
+_CONVERT: dict[str, _Converter] = {
+    "float": _floats(np.float32),
+    "double": _floats(np.float64),
+    "int8": _integers(np.int8, np.int32),
+    "int16": _integers(np.int16, np.int32),
+    "int32": _integers(np.int32, np.int32),
+    "uint8": _integers(np.uint8, np.int32),
+    "int64": _integers(np.int64, np.int64),
+    "uint32": _integers(np.uint32, np.uint32),
+    "uint64": _integers(np.uint64, np.uint64),
+    "bool": _booleans,
+    "string": _strings,
+}
+
+
+# Replies.
+
+_WRITTEN = frozenset(_CONVERT)
+
+
+def encode_rows(outputs: Mapping[str, Array], signature: Signature) -> bytes:
+    """``{"predictions": [...]}``: a value for each row, or an object where there are several outputs."""
+    count: int | None = None
+    for name, array in outputs.items():
+        _check_written(name, signature)
+        if array.ndim == 0:
+            raise invalid(f"Tensor name: {name} has no shape information ")
+        if count is None:
+            count = len(array)
+        elif len(array) != count:
+            raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {count}")
+    if len(outputs) == 1:
+        [(name, array)] = outputs.items()
+        return b'{\n    "predictions": ' + _write(name, array) + b"\n}"
+    columns = {name: _listed(name, array) for name, array in outputs.items()}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return b'{\n    "predictions": ' + _dumps(rows) + b"\n}"
+
+
+def encode_columns(outputs: Mapping[str, Array], signature: Signature) -> bytes:
+    """``{"outputs": ...}``: a value, or an object where there are several outputs."""
+    for name in outputs:
+        _check_written(name, signature)
+    if len(outputs) == 1:
+        [(name, array)] = outputs.items()
+        return b'{\n    "outputs": ' + _write(name, array) + b"\n}"
+    parts = [json.dumps(name).encode() + b": " + _write(name, array) for name, array in outputs.items()]
+    return b'{\n    "outputs": {\n        ' + b",\n        ".join(parts) + b"\n    }\n}"
+
+
+def encode_classes(classes: Sequence[Sequence[tuple[bytes, float]]]) -> bytes:
+    """``{"results": [[["label", score], ...], ...]}``."""
+    results = [[[label.decode("utf-8", "surrogateescape"), score] for label, score in row] for row in classes]
+    return b'{\n    "results": ' + _dumps(results) + b"\n}"
+
+
+def encode_values(values: Array) -> bytes:
+    """``{"results": [value, ...]}``, floats of shape [n]."""
+    return b'{\n    "results": ' + _write("", values) + b"\n}"
+
+
+def _check_written(name: str, signature: Signature) -> None:
+    dtype = signature.outputs[name].dtype
+    if dtype not in _WRITTEN:
+        raise invalid(f"Failed to write JSON value for tensor type: {dtype}")
+
+
+def _write(name: str, array: Array) -> bytes:
+    """One output's value as JSON: any text that reads back as the same values."""
+    if array.ndim and array.dtype != object and not _has_non_finite(array):
+        return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+    return _dumps(_listed(name, array))
+
+
+def _has_non_finite(array: Array) -> bool:
+    return array.dtype.kind == "f" and not bool(np.isfinite(array).all())
+
+
+def _listed(name: str, array: Array) -> Json:
+    """An output as Python values: floats as the shortest double that reads back as the same value."""
+    if array.dtype == object:
+        if name.endswith("_bytes"):
+            return _map(array, lambda item: {"b64": base64.b64encode(item).decode()})
+        return _map(array, lambda item: item.decode("utf-8", "surrogateescape"))
+    if array.dtype == np.float32 and array.ndim and not _has_non_finite(array):
+        # Each as its shortest decimal: half the digits of what tolist() would give.
+        return orjson.loads(_write(name, array))
+    return array.tolist()
+
+
+def _map(array: Array, convert: Callable[[bytes], Json]) -> Json:
+    flat: Sequence[bytes] = array.ravel().tolist()
+    changed = np.empty(array.size, object)
+    changed[:] = [convert(item) for item in flat]
+    return changed.reshape(array.shape).tolist()
+
+
+def _dumps(value: Json) -> bytes:
+    # Not orjson: it writes NaN as null and refuses text that is not UTF-8.
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")

@@ -1,0 +1,59 @@
+"""What a loaded version offers: signatures to call. Platforms make servables, everyone else only sees this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+#: The signature that is meant when a request names none (`tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY`).
+DEFAULT_SIGNATURE = "serving_default"
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One input or output as the model declares it."""
+
+    name: str  #: of the tensor in the graph: "serving_default_x:0"
+    dtype: str  #: TensorFlow's name: "float", "int32", "string", "half", ... (`DataTypeString`)
+    numpy: np.dtype[Any]  #: what its arrays have; object for strings
+    shape: tuple[int, ...] | None  #: -1 for an open dimension; None for unknown rank
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A way to call a servable."""
+
+    name: str
+    inputs: Mapping[str, TensorInfo]
+    outputs: Mapping[str, TensorInfo]
+    method_name: str
+    defaults: Mapping[str, Array] = field(default_factory=dict)  #: inputs that may be left out over gRPC
+
+
+class Servable(Protocol):
+    """A loaded version. `run` may be called from many threads at once."""
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The ways to call it, by name."""
+
+    @property
+    def signature_def_map(self) -> bytes:
+        """A serialized SignatureDefMap, for metadata."""
+
+    def run(
+        self, signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str], timeout_ms: int = 0
+    ) -> list[Array]:
+        """The named outputs for the inputs, all of which are given; string arrays have dtype object and hold bytes.
+
+        Raises ServingError with the graph's own code and message; DEADLINE_EXCEEDED after `timeout_ms` (0: no limit).
+        """
+
+    def close(self) -> None:
+        """Free what it holds; no `run` is under way or will follow."""

@@ -1,0 +1,82 @@
+"""What can go wrong with a request, and the one table that says how it is told over HTTP and gRPC."""
+
+from __future__ import annotations
+
+import enum
+
+#: TF Serving cuts the message of a gRPC status here (`util/status_util.cc`): metadata has a size limit.
+MAX_MESSAGE = 1024
+TRUNCATED = "...TRUNCATED"
+
+
+class Code(enum.IntEnum):
+    """The canonical codes (`google.rpc.Code`, `absl::StatusCode`, `grpc.StatusCode`)."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+    @property
+    def http(self) -> int:
+        """The HTTP status that TF Serving's REST API gives for it (`util/net_http`)."""
+        return _HTTP[self]
+
+
+_HTTP = {
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+
+
+class ServingError(Exception):
+    """A request, a load or a configuration is refused; the message is meant for the caller."""
+
+    def __init__(self, code: Code, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.message}"
+
+
+def invalid(message: str, remedy: str = "") -> ServingError:
+    """INVALID_ARGUMENT, by far the most frequent."""
+    return ServingError(Code.INVALID_ARGUMENT, message, remedy)
+
+
+def truncated(message: str) -> str:
+    """The message as a gRPC status carries it."""
+    if len(message) <= MAX_MESSAGE:
+        return message
+    return message[:MAX_MESSAGE] + TRUNCATED

@@ -1,0 +1,142 @@
+"""gRPC by grpcio: carries `services.py`, the standard health service and reflection."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from ..auth import Bearers
+from ..errors import Code, ServingError, truncated
+from ..tls import Tls
+from .services import MODEL_SERVICE, PREDICTION_SERVICE, Method, Services
+
+log = logging.getLogger(__name__)
+
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+_HEALTH = "grpc.health.v1.Health"
+
+
+@dataclass(frozen=True)
+class GrpcOptions:
+    """What the flags say."""
+
+    max_threads: int = 8
+    channel_arguments: Sequence[tuple[str, str | int]] = ()
+    health: bool = False
+
+
+class GrpcServer:
+    """The gRPC port."""
+
+    def __init__(self, services: Services, bearers: Bearers, options: GrpcOptions) -> None:
+        self._server = grpc.server(
+            ThreadPoolExecutor(options.max_threads, "grpc"),
+            options=[
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.so_reuseport", 0),  # a port that is taken must be noticed, not shared
+                *options.channel_arguments,
+            ],
+            interceptors=[_BearerInterceptor(bearers)] if bearers else [],
+        )
+        for service, methods in services.methods().items():
+            self._server.add_generic_rpc_handlers([_handler(service, methods)])
+        names = [PREDICTION_SERVICE, MODEL_SERVICE, reflection.SERVICE_NAME]
+        self._health: health.HealthServicer | None = None
+        if options.health:
+            self._health = health.HealthServicer()
+            self.set_serving(False)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            names.append(_HEALTH)
+        reflection.enable_server_reflection(names, self._server)
+
+    def bind(self, address: str, tls: Tls | None = None) -> int:
+        """Listen on ``host:port`` or ``unix:path``; returns the port. Raises OSError if it is taken."""
+        try:
+            if tls is not None:
+                port = int(self._server.add_secure_port(address, tls.for_grpc()))
+            else:
+                port = int(self._server.add_insecure_port(address))
+        except RuntimeError as error:
+            raise OSError(f"{address} cannot be bound") from error
+        if not port:
+            raise OSError(f"{address} cannot be bound")
+        return port
+
+    def start(self) -> None:
+        """Answer requests."""
+        self._server.start()
+
+    def set_serving(self, serving: bool) -> None:
+        """What the health service says."""
+        if self._health is not None:
+            status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+            for name in (
+                "",
+                PREDICTION_SERVICE,
+                MODEL_SERVICE,
+                PREDICTION_SERVICE.split(".")[-1],
+                MODEL_SERVICE.split(".")[-1],
+            ):
+                self._health.set(name, status)
+
+    def stop(self, timeout: float) -> None:
+        """No more requests; those in flight get `timeout` seconds. Waits."""
+        self.set_serving(False)
+        self._server.stop(timeout).wait()
+
+
+def _handler(service: str, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler:
+    return grpc.method_handlers_generic_handler(
+        service, {name: grpc.unary_unary_rpc_method_handler(_carried(method)) for name, method in methods.items()}
+    )
+
+
+def _carried(method: Method) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    """A method as grpcio calls it: errors become its status, nothing else gets out."""
+
+    def call(payload: bytes, context: grpc.ServicerContext) -> bytes:
+        left = context.time_remaining()
+        try:
+            return method(payload, None if left is None else time.monotonic() + left)
+        except ServingError as error:
+            context.abort(_STATUS[int(error.code)], truncated(error.message))
+        except Exception:
+            log.exception("A gRPC request failed")
+            context.abort(grpc.StatusCode.INTERNAL, "Internal error")
+        raise AssertionError  # abort raises
+
+    return call
+
+
+class _BearerInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Asks for a bearer before a method is looked up; health alone is open, so that probes need no secret."""
+
+    def __init__(self, bearers: Bearers) -> None:
+        self._bearers = bearers
+
+        def refuse(request: object, context: grpc.ServicerContext) -> bytes:
+            context.abort(_STATUS[int(Code.UNAUTHENTICATED)], "Send metadata: authorization = 'Bearer <token>'.")
+            raise AssertionError
+
+        self._refuse = grpc.unary_unary_rpc_method_handler(refuse)
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        if details.method.startswith(f"/{_HEALTH}/"):
+            return continuation(details)
+        sent = next((value for key, value in details.invocation_metadata if key == "authorization"), "")
+        if self._bearers.accept(sent if isinstance(sent, str) else ""):
+            return continuation(details)
+        return self._refuse
