@@ -1,0 +1,280 @@
+"""The extension's life inside Jupyter Server: what can be configured, start, stop, activity, what is told to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, Any, cast
+from urllib.parse import quote
+
+from jupyter_core.paths import jupyter_data_dir
+from jupyter_events import EventLogger
+from jupyter_server._tz import utcnow
+from jupyter_server.extension.application import ExtensionApp
+from jupyter_server.serverapp import ServerApp
+from traitlets import Float, Int, List, Unicode, default
+
+from ..api import Event
+from ..store import Store, StoreError, write_atomically
+from ..supervisor import Settings, StartError, Supervisor
+from . import metrics
+from .broadcast import Broadcast, Follower
+from .forward import Forwarder
+from .inference import InferenceHandler
+from .management import default_handlers
+from .uploads import Uploads
+
+#: What tells the kernels of this server where we are: the path of the endpoint file.
+ENDPOINT = "JUPYTER_TFSERVE_ENDPOINT"
+
+_SCHEMAS = Path(__file__).parent / "events"
+_SCHEMA_ID = "https://events.jupyter.org/jupyter_tfserve/{}/v1"
+
+
+class TFServe(ExtensionApp):
+    """TensorFlow Serving's API under <base_url>/tfserve, served by a model server process of its own."""
+
+    name = "jupyter_tfserve"
+
+    store = Unicode(
+        help="""Folder that holds the models: model version folders and models.config, as TensorFlow Serving reads them.
+        Default: the environment variable JUPYTER_TFSERVE_STORE, else "tfserve" in Jupyter's data folder."""
+    ).tag(config=True)
+
+    host = Unicode(
+        "127.0.0.1",
+        help="""Address on which the model server's own REST and gRPC ports are opened. They ask for a token (Jupyter's,
+        or the one in the file that `%tfserve` names) on every address.""",
+    ).tag(config=True)
+
+    grpc_port = Int(8500, help="gRPC port of the model server; where it is taken, the next free one. 0: none.").tag(
+        config=True
+    )
+
+    rest_port = Int(
+        8501,
+        help="""REST port of the model server, beside the REST API under Jupyter's own URL; where it is taken, the next
+        free one. 0: none.""",
+    ).tag(config=True)
+
+    model_server_flags = List(
+        Unicode(),
+        help="""More flags for the model server, as tensorflow_model_server takes them (`tfserve --help`): for example
+        ["--enable_batching", "--tensorflow_intra_op_parallelism=4"].""",
+    ).tag(config=True)
+
+    start_timeout = Float(
+        120.0, help="Seconds that the model server gets to start; importing TensorFlow from a slow disk takes long."
+    ).tag(config=True)
+
+    drain_timeout = Float(
+        30.0, help="Seconds that requests in flight get to finish when the model server is stopped."
+    ).tag(config=True)
+
+    activity_limit = Float(
+        24 * 3600.0,
+        help="""Predictions count as activity, so that a server at work is not culled as idle, but only for this many
+        seconds after the last other activity (kernels, editor, terminals). 0: predictions never count.""",
+    ).tag(config=True)
+
+    max_body_size = Int(
+        2**31 - 1,
+        help="""Bytes that one request for a prediction may have. Bodies are streamed: this is not memory of Jupyter
+        Server, but of the model server.""",
+    ).tag(config=True)
+
+    max_upload_size = Int(
+        0, help="Bytes that a version may have that a kernel on another machine uploads. 0: what the disk holds."
+    ).tag(config=True)
+
+    @default("store")
+    def _default_store(self) -> str:
+        return os.environ.get("JUPYTER_TFSERVE_STORE") or os.path.join(jupyter_data_dir(), "tfserve")
+
+    @property
+    def server(self) -> ServerApp:
+        """The Jupyter Server that we are in."""
+        assert self.serverapp is not None
+        return self.serverapp
+
+    @property
+    def _event_logger(self) -> EventLogger:
+        return cast(EventLogger, self.server.event_logger)
+
+    def initialize_settings(self) -> None:
+        """Make the parts. Nothing is started yet."""
+        runtime = Path(self.server.runtime_dir)
+        _sweep(runtime)
+        folder, self._lock = _claim(runtime)
+        self.models = Store(self.store)
+        token = self.server.identity_provider.token
+        self.supervisor = Supervisor(
+            Settings(
+                store=self.models,
+                runtime_dir=folder,
+                host=self.host,
+                grpc_port=self.grpc_port,
+                rest_port=self.rest_port,
+                bearers=(token,) if token else (),
+                flags=tuple(self.model_server_flags),
+                start_timeout=self.start_timeout,
+                drain_timeout=self.drain_timeout,
+            ),
+            self._on_supervisor,
+        )
+        self.forwarder = Forwarder(self.supervisor.socket)
+        # Of its own, so that calls that wait for a model to load take no predictions' places.
+        self.management_forwarder = Forwarder(self.supervisor.socket)
+        self.broadcast = Broadcast()
+        self.follower = Follower(self.management_forwarder, self._on_model_server)
+        self.uploads = Uploads(self.models, self.max_upload_size)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._endpoint = runtime / f"jupyter_{folder.name}.json"
+        for schema in sorted(_SCHEMAS.glob("*.yaml")):
+            self._event_logger.register_event_schema(schema)
+
+    def initialize_handlers(self) -> None:
+        """Our two groups of URLs."""
+        self.handlers.extend(default_handlers)
+        self.handlers.append((r"/tfserve(/v1(?:/.*)?)", InferenceHandler))
+
+    async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
+        """The event loop runs: tell the kernels where we are, and serve again what was served."""
+        self._loop = asyncio.get_running_loop()
+        self.follower.start()
+        write_atomically(
+            self._endpoint,
+            json.dumps({"url": local_url(self.server), "token": self.supervisor.token, "pid": os.getpid()}),
+        )
+        os.environ[ENDPOINT] = str(self._endpoint)
+        if self.models.has_models:
+            threading.Thread(target=self._restore, name="tfserve-restore", daemon=True).start()
+
+    async def stop_extension(self) -> None:
+        """Drain and end the model server, take away what we left."""
+        if os.environ.get(ENDPOINT) == str(self._endpoint):
+            del os.environ[ENDPOINT]
+        self._endpoint.unlink(missing_ok=True)
+        self.broadcast.close()
+        await self.follower.stop()
+        await asyncio.to_thread(self.supervisor.close)
+        self.forwarder.close()
+        self.management_forwarder.close()
+        self._lock.close()
+
+    def current_activity(self) -> dict[str, Any] | None:
+        """Predictions in flight, which keep the server from shutting itself down; None for nothing."""
+        in_flight = self.forwarder.in_flight
+        return {"in_flight": in_flight} if in_flight and self._activity_counts() else None
+
+    def note_activity(self) -> None:
+        """A prediction was asked for. Management calls and polling do not count."""
+        if self._activity_counts():
+            self.server.web_app.settings["last_activity_times"][self.name] = utcnow()
+
+    def _activity_counts(self) -> bool:
+        settings = self.server.web_app.settings
+        others: list[datetime] = [settings["started"], settings["kernel_manager"].last_kernel_activity]
+        others += [when for key, when in settings.items() if key.endswith("_last_activity")]
+        others += [when for name, when in settings["last_activity_times"].items() if name != self.name]
+        return utcnow() - max(others) < timedelta(seconds=self.activity_limit)
+
+    def _restore(self) -> None:
+        """In a thread: Jupyter's own start waits for nothing."""
+        try:
+            self.supervisor.ensure_started()
+        except (StartError, StoreError) as error:
+            self.log.error("What was served before is not served: %s %s", error.message, error.remedy)
+
+    # What happens to the model server.
+
+    def _on_supervisor(self, event: Event) -> None:
+        """From the supervisor's thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
+                self._loop.call_soon_threadsafe(self._on_server_state, event)
+
+    def _on_server_state(self, event: Event) -> None:
+        state, reason = event["state"], event.get("reason", "")
+        self.follower.set_running(state == "running")
+        if state == "running":
+            info = self.supervisor.info()
+            self.log.info(
+                "The model server answers (process %s, REST port %s, gRPC port %s).",
+                info["pid"],
+                info["rest_port"],
+                info["grpc_port"],
+            )
+            for notice in info["notices"]:
+                self.log.warning(notice)
+        elif state == "restarting":
+            metrics.RESTARTS.inc()
+            self.log.warning(reason)
+        elif state == "failed":
+            info = self.supervisor.info()
+            self.log.error("The model server is given up: %s %s", info["error"], info["remedy"])
+        self.broadcast.publish(event)
+        self._emit("server_state", {"state": state, "reason": reason})
+
+    def _on_model_server(self, event: Event) -> None:
+        """An event of the model server's own."""
+        self.broadcast.publish(event)
+        if event["type"] == "version":
+            if event.get("error"):
+                self.log.warning("Model %s version %s: %s", event["model"], event["version"], event["error"])
+            keys = ("model", "version", "state", "error")
+            self._emit("version_state", {key: value for key, value in event.items() if key in keys})
+
+    def _emit(self, schema: str, data: dict[str, Any]) -> None:
+        self._event_logger.emit(schema_id=_SCHEMA_ID.format(schema), data=data)
+
+
+def local_url(server: ServerApp) -> str:
+    """What stands before ``/v1`` and ``/api`` for a kernel on this machine; ``http+unix://`` with the quoted path as
+    host, as Jupyter Server writes it, where it listens on a Unix socket.
+    """
+    if server.sock:
+        return f"http+unix://{quote(server.sock, safe='')}{server.base_url}tfserve"
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.ip, server.ip)
+    host = f"[{host}]" if ":" in host else host
+    return f"{'https' if server.certfile else 'http'}://{host}:{server.port}{server.base_url}tfserve"
+
+
+def _claim(runtime: Path) -> tuple[Path, IO[str]]:
+    """A runtime folder of our own, with a lock held as long as this process lives: who can take it knows that we are
+    gone. In a shared home another container's server may have our process number; then the folder has a longer name.
+    """
+    for name in (f"tfserve-{os.getpid()}", f"tfserve-{os.getpid()}-{secrets.token_hex(4)}"):
+        folder = runtime / name
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = open(folder / "lock", "w")  # noqa: SIM115 (held until the extension stops)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return folder, file
+        file.close()
+    raise RuntimeError(f"No runtime folder could be locked in {runtime}.")
+
+
+def _sweep(runtime: Path) -> None:
+    """Remove the runtime folders and endpoint files of servers that were killed. Their process numbers say nothing:
+    they may be used again, or count in another container.
+    """
+    for folder in _abandoned(runtime):
+        shutil.rmtree(folder, ignore_errors=True)
+        (runtime / f"jupyter_{folder.name}.json").unlink(missing_ok=True)
+
+
+def _abandoned(runtime: Path) -> Iterator[Path]:
+    for folder in runtime.glob("tfserve-*"):
+        with contextlib.suppress(OSError), open(folder / "lock", "r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
