@@ -1,0 +1,165 @@
+"""Makes the small SavedModels that the tests serve: ``python make_models.py FOLDER``. Takes as long as TensorFlow's
+import and some seconds.
+
+What each one does stands at its function. ``affine/1`` ... ``affine/3`` are made to be copied to any version.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+tf1 = tf.compat.v1
+
+#: Seconds after which a model that waits for a file gives up: a test that fails must not hang as well.
+GIVE_UP = 30.0
+
+DTYPES = (
+    "float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool string float16 bfloat16 "
+    "complex64 complex128"
+).split()
+
+
+def save(folder: Path, signatures: dict[str, tuple[Callable[..., Any], list[tf.TensorSpec]]], **state: Any) -> None:
+    """A TF2 SavedModel; `state` holds its variables."""
+    module = tf.Module()
+    for name, value in state.items():
+        setattr(module, name, value)
+    concrete = {
+        name: tf.function(function, input_signature=specs).get_concrete_function()
+        for name, (function, specs) in signatures.items()
+    }
+    tf.saved_model.save(module, str(folder), signatures=concrete)
+
+
+def spec(shape: list[int | None], dtype: Any, name: str) -> tf.TensorSpec:
+    return tf.TensorSpec(shape, dtype, name=name)
+
+
+def affine(folder: Path, offset: float) -> None:
+    """y = x + offset, the offset in a variable."""
+    offset = tf.Variable(offset)
+    save(folder, {"serving_default": (lambda x: {"y": x + offset}, [spec([None], tf.float32, "x")])}, offset=offset)
+
+
+def big(folder: Path) -> None:
+    """y = x + 1, with a variable of 4 MB."""
+    variable = tf.Variable(np.ones(1 << 20, np.float32))
+    save(
+        folder,
+        {"serving_default": (lambda x: {"y": x + tf.reduce_max(variable)}, [spec([None], tf.float32, "x")])},
+        variable=variable,
+    )
+
+
+def tf1_model(folder: Path) -> None:
+    """y = x / 2 + 2 as TF1 wrote it."""
+    with tf.Graph().as_default() as graph, tf1.Session(graph=graph) as session:
+        x = tf1.placeholder(tf.float32, [None], name="x")
+        y = tf.identity(tf1.get_variable("a", initializer=0.5) * x + tf1.get_variable("b", initializer=2.0), name="y")
+        session.run(tf1.global_variables_initializer())
+        builder = tf1.saved_model.Builder(str(folder))
+        signature = tf1.saved_model.predict_signature_def({"x": x}, {"y": y})
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
+        builder.save()
+
+
+def keras_model() -> keras.Model:
+    """y = sum of 3 features + 1."""
+    model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(1, name="y")])
+    model.layers[-1].set_weights([np.ones((3, 1), np.float32), np.ones(1, np.float32)])
+    return model
+
+
+def several(folder: Path) -> None:
+    """Several inputs, outputs and signatures."""
+
+    def fail(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(x < -1e30), ["x is too large"])]):
+            return {"y": tf.identity(x)}
+
+    def default(a: tf.Tensor, b: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"product": a * b, "label": tf.strings.as_string(b), "raw_bytes": tf.strings.as_string(b)}
+
+    save(
+        folder,
+        {
+            "serving_default": (default, [spec([None], tf.int64, "a"), spec([None], tf.int64, "b")]),
+            "matrix": (lambda x: {"y": tf.reduce_sum(x, 1)}, [spec([None, 2], tf.float32, "x")]),
+            "same": (lambda x: {"y": tf.identity(x)}, [spec(None, tf.float64, "x")]),
+            "text": (lambda x: {"y": tf.identity(x)}, [spec([None], tf.string, "x")]),
+            "scalar": (lambda x: {"y": tf.reduce_sum(x)}, [spec([None], tf.float32, "x")]),
+            "fail": (fail, [spec([None], tf.float32, "x")]),
+        },
+    )
+
+
+def echo(folder: Path) -> None:
+    """A signature for each dtype that gives back what it was given."""
+    save(
+        folder,
+        {name: (lambda x: {"y": tf.identity(x)}, [spec(None, tf.as_dtype(name), "x")]) for name in DTYPES},
+    )
+
+
+def until_there(path: tf.Tensor, name: str) -> tf.Tensor:
+    """An op that ends, with the number of looks, once a file is there."""
+    end = tf.timestamp() + GIVE_UP
+
+    def not_there(looks: tf.Tensor) -> tf.Tensor:
+        return tf.logical_and(tf.equal(tf.size(tf.io.matching_files(path)), 0), tf.timestamp() < end)
+
+    return tf.while_loop(not_there, lambda looks: looks + 1, [tf.constant(0)], name=name)[0]
+
+
+def gated(folder: Path) -> None:
+    """y = 1 once the file `gate` is there; it touches the file `gate` + ".waits" first."""
+
+    def run(gate: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.control_dependencies([tf.io.write_file(gate + ".waits", "")]):
+            looks = until_there(gate, "wait")
+        return {"y": tf.cast(looks >= 0, tf.float32)}
+
+    save(folder, {"serving_default": (run, [spec([], tf.string, "gate")])})
+
+
+def slow_to_load(folder: Path, gate: Path) -> None:
+    """y = x; loading touches the file `gate` + ".waits" and ends once `gate` is there."""
+    with tf.Graph().as_default() as graph, tf1.Session(graph=graph) as session:
+        x = tf1.placeholder(tf.float32, [None], name="x")
+        y = tf.identity(x, name="y")
+        with tf.control_dependencies([tf.io.write_file(str(gate) + ".waits", "")]):
+            wait = until_there(tf.constant(str(gate)), "wait")
+        builder = tf1.saved_model.Builder(str(folder))
+        signature = tf1.saved_model.predict_signature_def({"x": x}, {"y": y})
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, main_op=wait.op)
+        builder.save()
+
+
+def main(root: Path) -> None:
+    """All of them."""
+    for offset in (1, 2, 3):
+        affine(root / "affine" / str(offset), float(offset))
+    big(root / "big" / "1")
+    tf1_model(root / "tf1" / "1")
+    several(root / "several" / "1")
+    echo(root / "echo" / "1")
+    gated(root / "gated" / "1")
+    slow_to_load(root / "slow_to_load" / "1", root / "slow_to_load" / "gate")
+    model = keras_model()
+    model.export(str(root / "keras_export" / "1"), verbose=False)
+    tf.saved_model.save(model, str(root / "keras_saved" / "1"))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,37 @@
+"""TF1, TF2 and Keras SavedModels, and one that only TF2's loader can run, through a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import StoreServer, wait_for
+
+
+@pytest.mark.parametrize(
+    ("name", "instances", "expected"),
+    [
+        ("tf1", [1.0, 2.0], [2.5, 3.0]),
+        ("affine", [1.0], [2.0]),
+        ("keras_export", [[1.0, 2.0, 3.0]], [[7.0]]),
+        ("keras_saved", [[1.0, 2.0, 3.0]], [[7.0]]),
+    ],
+)
+def test_saved_models(server: StoreServer, name: str, instances: list[object], expected: list[object]) -> None:
+    assert server.predict(name, instances) == expected
+
+
+def test_what_is_no_saved_model(start_store: Callable[..., StoreServer], models: Path) -> None:
+    one = start_store("--max_num_load_retries=0").wait_until_ready()
+    assert isinstance(one, StoreServer)
+    one.register(models / "affine" / "1", "m", 1)
+    broken = one.store / "m" / "2"
+    broken.mkdir()
+    (broken / "saved_model.pb").write_bytes(b"\x00\x01 no model")
+    wait_for("the broken version to end", lambda: one.states("m").get(2) == "END")
+    with one.client() as client:
+        failed, works = client.model("m")["versions"]
+    assert failed["error_code"] != "OK" and failed["error_message"]
+    assert works["state"] == "AVAILABLE"
+    assert one.predict("m", [1.0]) == [2.0]

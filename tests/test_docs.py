@@ -1,0 +1,47 @@
+"""What is written about the project and what the project does are one."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_flags_page_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "flags.md").read_text() == script("flags_page").page(), "run: python docs/flags_page.py"
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_picture_is_up_to_date(colours: str) -> None:
+    picture = script("picture")
+    drawn = picture.draw(getattr(picture, colours.upper()))
+    assert (ROOT / "docs" / f"picture-{colours}.svg").read_text() == drawn, "run: python docs/picture.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"", text):
+        link = "".join(target)
+        if "://" not in link:
+            assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):.* ## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b(?= +#|`| PYTEST| BENCH)", page.read_text())) <= targets
