@@ -17,7 +17,8 @@ import simdjson
 from ..core.servable import Array, Signature, TensorInfo
 from ..errors import Code, ServingError, invalid
 from ..inference import shape_text
-from . import json_text
+from . import json_numbers, json_text
+from .json_numbers import Numbers
 from .json_values import from_b64, is_b64, kind
 
 #: How much of a value an error quotes.
@@ -90,8 +91,30 @@ def _quote(value: Json) -> str:
 # Requests.
 
 
-def decode(request: Mapping[str, Json], signature: Signature) -> tuple[dict[str, Array], bool]:
+def read(body: bytes) -> tuple[str, Numbers | dict[str, Json]]:
+    """The signature's name of a predict request, and the rest of it, for `decode`. Raises ServingError."""
+    numbers = json_numbers.read(body)
+    if numbers is not None:
+        return numbers.signature_name, numbers
+    parsed = parse(body)
+    return signature_name(parsed), parsed
+
+
+def signature_name(request: Mapping[str, Json]) -> str:
+    """The signature's name of a request, "" for the default one. Raises ServingError."""
+    name = request.get("signature_name", "")
+    if not isinstance(name, str):
+        raise invalid("'signature_name' key must be a string value.")
+    return name
+
+
+def decode(request: Numbers | Mapping[str, Json], signature: Signature) -> tuple[dict[str, Array], bool]:
     """The arrays of a predict request by input name, and whether it is in row format. Raises ServingError."""
+    if isinstance(request, Numbers):
+        array = request.array(signature)
+        if array is not None:
+            return {next(iter(signature.inputs)): array}, request.row_format
+        request = parse(request.body)
     if not signature.inputs:
         raise invalid(f"Signature {signature.name!r} has no inputs: REST needs at least one.")
     if "instances" in request:
@@ -389,8 +412,12 @@ def _check_written(name: str, signature: Signature) -> None:
 
 def _write(name: str, array: Array) -> bytes:
     """One output's value as JSON: any text that reads back as the same values."""
-    if array.ndim and array.dtype != object and not _has_non_finite(array):
-        return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+    if array.ndim and array.dtype != object:
+        if not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array)
+        text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+        if array.dtype.kind != "f" or b"n" not in text:  # what is not finite would be null
+            return text
     return _dumps(_listed(name, array))
 
 

@@ -98,7 +98,7 @@ class _SessionServable:
         self, signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str], timeout_ms: int = 0
     ) -> list[Array]:
         slowest = self._slowest.get(signature.name)
-        quick = slowest is not None and slowest < QUICK_SECONDS and not self._loops
+        quick = self.is_quick(signature)
         # A callable's time limit is fixed when it is made: one for each power of two.
         limit = -1 if quick else 1 << (timeout_ms - 1).bit_length() if timeout_ms > 0 else 0
         key = (signature.name, tuple(outputs), limit)
@@ -115,6 +115,10 @@ class _SessionServable:
         elif not quick:
             self._slowest[signature.name] = 0.9 * slowest + 0.1 * took
         return [value if isinstance(value, np.ndarray) else _scalar(value) for value in found]
+
+    def is_quick(self, signature: Signature) -> bool:
+        """Whether no run has taken long so far, and none can take much longer than another."""
+        return not self._loops and self._slowest.get(signature.name, QUICK_SECONDS) < QUICK_SECONDS
 
     def _make(self, signature: Signature, key: tuple[str, tuple[str, ...], int]) -> Callable[..., list[Any]]:
         with self._making:
@@ -164,6 +168,10 @@ class _SessionServable:
 
 class _FunctionServable:
     """A SavedModel behind TF2's loader: slower (0.3 ms a call), and its runs cannot be stopped."""
+
+    def is_quick(self, signature: Signature) -> bool:
+        """No: a run is not measured, and takes the thread that it is in."""
+        return False
 
     def __init__(self, path: Path, options: SavedModelOptions) -> None:
         with tf.device(options.device or None):
