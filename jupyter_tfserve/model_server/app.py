@@ -24,6 +24,7 @@ from ..store import Store, StoreError
 from . import config as model_config
 from . import config_protos, metrics
 from .auth import Bearers
+from .codecs.json_numbers import quiet_numpy
 from .config import Config, ConfigStore, batching_parameters
 from .core.batching import Batcher, Batching
 from .core.manager import RetryPolicy, Version
@@ -33,7 +34,7 @@ from .flags import Flags, cpus
 from .frontends.grpc import GrpcOptions, GrpcServer
 from .frontends.http import Exchange, Handler, HttpServer, Response
 from .frontends.management import EventBus, ManagementApi, model_event, version_event
-from .frontends.rest import RestApi, RestOptions
+from .frontends.rest import HEALTH_PATHS, RestApi, RestOptions
 from .frontends.services import Services, not_available
 from .platforms import saved_model
 from .platforms.session_config import session_config
@@ -108,7 +109,8 @@ class _Program:
             self._bearers = Bearers(flags.bearer_hashes_file)
         except OSError as error:  # rather no server than one without its bearers
             raise StartFailed(f"--bearer_hashes_file cannot be read: {error}") from None
-        rest_pool = ThreadPoolExecutor(flags.rest_api_num_threads, "rest")
+        quiet_numpy()
+        rest_pool = ThreadPoolExecutor(flags.rest_api_num_threads, "rest", quiet_numpy)
         self._rest = RestApi(
             self._core,
             rest_pool,
@@ -120,6 +122,7 @@ class _Program:
                 self._metrics_path(),
             ),
             self._logs,
+            self._readiness,
         )
         services = Services(
             self._core,
@@ -284,7 +287,7 @@ class _Program:
             if request.target.startswith("/api/"):
                 management(request)
             else:
-                self._health_or(self._rest, request)
+                self._rest(request)
 
         server = HttpServer(answer, self._flags.max_body_bytes)
         before = os.umask(0o177)
@@ -352,6 +355,8 @@ class _Program:
 
     def _for_ports(self, rest: RestApi) -> Handler:
         """REST for everyone who can reach the port: a bearer is asked for where there are any."""
+        if not self._bearers:
+            return rest
         refusal = Response(
             401,
             b'{"error": "Send the header  Authorization: Bearer <token>."}',
@@ -359,32 +364,19 @@ class _Program:
         )
 
         def answer(request: Exchange) -> None:
-            if (
-                self._bearers
-                and request.target not in ("/healthz", "/readyz")
-                and not self._bearers.accept(request.headers.get("authorization", ""))
-            ):
-                request.respond(refusal)
+            if request.target in HEALTH_PATHS or self._bearers.accept(request.headers.get("authorization", "")):
+                rest(request)
             else:
-                self._health_or(rest, request)
+                request.respond(refusal)
 
         return answer
 
-    def _health_or(self, rest: RestApi, request: Exchange) -> None:
-        """``/healthz``: the process answers; ``/readyz``: it can be sent requests. All else is the REST API's."""
-        if request.method not in ("GET", "HEAD") or request.target not in ("/healthz", "/readyz"):
-            rest(request)
-        elif request.target == "/healthz":
-            request.respond(Response(200, b"ok\n", "text/plain"))
-        else:
-            request.respond(self._readiness())
-
-    def _readiness(self) -> Response:
+    def _readiness(self) -> str:
+        """Why the server should not be sent requests now, "" if it may be."""
         waiting = [name for name in self._core.models if not self._core.manager.available(name)]
-        if self._ready and not waiting:
-            return Response(200, b"ok\n", "text/plain")
-        why = f"no version is available of: {', '.join(sorted(waiting))}" if waiting else "starting or draining"
-        return Response(503, f"{why}\n".encode(), "text/plain", (("Retry-After", "1"),))
+        if waiting:
+            return f"no version is available of: {', '.join(sorted(waiting))}"
+        return "" if self._ready else "starting or draining"
 
     def _set_ready(self, grpc_port: int | None, rest_port: int | None) -> None:
         self._ready = True

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .core.batching import Batcher
-from .core.servable import DEFAULT_SIGNATURE, Array, Servable, Signature
+from .core.servable import DEFAULT_SIGNATURE, Array, Signature
 from .errors import Code, ServingError, invalid
 
 
-def signature(servable: Servable, name: str, code: Code = Code.INVALID_ARGUMENT) -> Signature:
+def signature(servable: Batcher, name: str, code: Code = Code.INVALID_ARGUMENT) -> Signature:
     """The signature of that name, "" for the default one. Over gRPC an unknown one is FAILED_PRECONDITION, over REST
     not.
     """
@@ -29,7 +29,7 @@ def signature(servable: Servable, name: str, code: Code = Code.INVALID_ARGUMENT)
     return found
 
 
-def filtered(called: Signature, output_filter: Sequence[str]) -> Sequence[str]:
+def filtered(called: Signature, output_filter: Sequence[str]) -> tuple[str, ...]:
     """The outputs that are asked for: all of them where the filter is empty."""
     if not output_filter:
         return called.output_names
@@ -82,7 +82,7 @@ def classify(
     what the metrics call it.
     """
     called = _example_signature(servable, name, CLASSIFY_METHOD if check_method else "")
-    outputs = [key for key in ("classes", "scores") if key in called.outputs]
+    outputs = tuple(key for key in ("classes", "scores") if key in called.outputs)
     if not outputs or len(outputs) != len(called.outputs):
         raise invalid(
             'Expected classification signature outputs to be "classes" and/or "scores"; '
@@ -117,7 +117,7 @@ def regress(
     called = _example_signature(servable, name, REGRESS_METHOD if check_method else "")
     if list(called.outputs) != ["outputs"]:
         raise invalid(f'Expected regression signature to have one output "outputs"; found {", ".join(called.outputs)}')
-    found = _run_examples(servable, called, examples, ["outputs"], timeout_ms, api)
+    found = _run_examples(servable, called, examples, ("outputs",), timeout_ms, api)
     _check_dtype(found, "outputs", "float", "output")
     values = found["outputs"]
     if values.shape not in ((len(examples),), (len(examples), 1)):
@@ -128,7 +128,7 @@ def regress(
     return values.reshape(-1)
 
 
-def _example_signature(servable: Servable, name: str, method: str) -> Signature:
+def _example_signature(servable: Batcher, name: str, method: str) -> Signature:
     """A signature that takes tf.Examples; with `method`, of that method name."""
     called = servable.signatures.get(name or DEFAULT_SIGNATURE)
     if called is None:
@@ -141,7 +141,7 @@ def _example_signature(servable: Servable, name: str, method: str) -> Signature:
 
 
 def _run_examples(
-    servable: Batcher, called: Signature, examples: Sequence[bytes], outputs: Sequence[str], timeout_ms: int, api: str
+    servable: Batcher, called: Signature, examples: Sequence[bytes], outputs: tuple[str, ...], timeout_ms: int, api: str
 ) -> dict[str, Array]:
     if not examples:
         raise invalid("Input is empty.")

@@ -13,7 +13,7 @@ import functools
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -74,6 +74,8 @@ class BatchingParameters:
 
     def padded(self, rows: int) -> int:
         """The rows that a run of so many has after padding."""
+        if not self.allowed_batch_sizes:
+            return rows
         return next((size for size in self.allowed_batch_sizes if size >= rows), rows)
 
 
@@ -98,15 +100,19 @@ class Task:
 
     __slots__ = ("deadline", "inputs", "rows", "shape", "submitted")
 
+    inputs: Sequence[Array]
+    deadline: float | None
+    # The queue's:
+    submitted: float
+    rows: int  #: 0 where it must not be merged
+    shape: object  #: what the requests of one run have in common; None: it is run alone
+
     api = ""  #: TF Serving's name of the call, for its metrics; "": it is not counted
 
     def __init__(self, inputs: Sequence[Array], deadline: float | None = None) -> None:
         """`inputs` in the signature's order, `deadline` a `time.monotonic()`."""
         self.inputs = inputs
         self.deadline = deadline
-        self.rows = 0  #: set where it may be merged
-        self.shape: object = None  #: what the requests of one run have in common; None: it is run alone
-        self.submitted = 0.0
 
     def done(self, outputs: list[Array]) -> None:
         """The outputs asked for, in that order."""
@@ -145,7 +151,7 @@ class Batcher:
         self.model, self.number = model, str(number)
         self.dependent = dependent or {}
         self._lock = threading.Lock()
-        self._queues: dict[tuple[str, Sequence[str]], Queue] = {}
+        self._queues: dict[tuple[str, tuple[str, ...]], Queue] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._batching = batching or Batching()
         self._batching.parameters.check()
@@ -182,8 +188,8 @@ class Batcher:
         mode = self._batching.mode
         return mode == "on" or (mode == "auto" and signature not in self.dependent)
 
-    def queue(self, signature: Signature, outputs: Sequence[str]) -> Queue:
-        """Where requests for these outputs of a signature wait. `outputs` is hashable: a tuple."""
+    def queue(self, signature: Signature, outputs: tuple[str, ...]) -> Queue:
+        """Where requests for these outputs of a signature wait."""
         found = self._queues.get((signature.name, outputs))
         if found is not None:
             return found
@@ -197,7 +203,7 @@ class Batcher:
         self,
         signature: Signature,
         inputs: Mapping[str, Array],
-        outputs: Sequence[str],
+        outputs: tuple[str, ...],
         timeout_ms: int = 0,
         api: str = "",
     ) -> list[Array]:
@@ -209,7 +215,7 @@ class Batcher:
         """
         deadline = time.monotonic() + timeout_ms / 1000 if timeout_ms else None
         waiter = _Waiter([inputs[name] for name in signature.inputs], deadline, api)
-        run_here(lambda turn: self.queue(signature, tuple(outputs)).submit(waiter, turn, here=True))
+        run_here(lambda turn: self.queue(signature, outputs).submit(waiter, turn, here=True))
         waiter.wait()
         if waiter.error is not None:
             raise waiter.error
@@ -238,7 +244,7 @@ class Queue:
     makes one: in its own turn if the runs are quick, else on a batch thread.
     """
 
-    def __init__(self, batcher: Batcher, signature: Signature, outputs: Sequence[str]) -> None:
+    def __init__(self, batcher: Batcher, signature: Signature, outputs: tuple[str, ...]) -> None:
         self._batcher = batcher
         self._servable = batcher.servable
         self._signature = signature
@@ -248,10 +254,13 @@ class Queue:
         self._waiting: deque[Task] = deque()
         self._rows = 0  # of those that wait
         self._leaders = 0
+        self._is_quick = batcher.servable.is_quick(signature)
         labels = (batcher.model, batcher.number, signature.name)
         self._latency = metrics.SIGNATURE_LATENCY.child(*labels)
         self._queue_time = metrics.QUEUE_TIME.child(*labels)
         self._batch_size = metrics.BATCH_SIZE.child(*labels)
+        self._runs = metrics.WRAPPED_RUN_COUNT.child()
+        self._runtime: dict[str, metrics.Distribution] = {}  # by what the metrics call the request
         self.configure(batcher.batching)
 
     def configure(self, batching: Batching) -> None:
@@ -279,8 +288,9 @@ class Queue:
         """
         tasks: Sequence[Task] = (task,)
         task.submitted = time.monotonic()
-        if self._merging and (rows := _rows(task.inputs)):
-            tasks = self._fitted(task, rows)
+        task.rows, task.shape = 0, None
+        if self._merging and (rows := _rows(task.inputs)) and not self._fits(task, rows):
+            tasks = _split(task, self._parameters.largest_run)
         with self._lock:
             if self._merging and self._waiting and self._rows + task.rows > self._room():
                 raise ServingError(
@@ -305,35 +315,38 @@ class Queue:
         return self._parameters.max_enqueued_batches * self._parameters.largest_run
 
     def _may_run_in_turn(self) -> bool:
-        return not self._window and self._servable.is_quick(self._signature)
+        return self._is_quick and not self._window
 
-    def _fitted(self, task: Task, rows: int) -> Sequence[Task]:
-        """A request of so many rows as it can be merged: itself, or the parts that it is split into."""
+    def _fits(self, task: Task, rows: int) -> bool:
+        """Say what a request of so many rows can be merged with; returns whether it fits into one run."""
         parameters = self._parameters
-        task.rows = rows
+        inputs = task.inputs
         if rows > parameters.max_batch_size:
             if not self._strict:
-                task.rows = 0  # a run of its own, as it would be without batching
-                return (task,)
+                return True  # a run of its own, as it would be without batching
             raise invalid(
                 f"Task size {rows} is larger than maximum input batch size {parameters.max_batch_size}",
                 "Send fewer rows, or raise max_batch_size.",
             )
+        task.rows = rows
         if parameters.pad_variable_length_inputs:
-            task.shape = [array.ndim for array in task.inputs]
-        elif len(task.inputs) == 1:
-            task.shape = task.inputs[0].shape[1:]
+            task.shape = [array.ndim for array in inputs]
+        elif len(inputs) == 1:
+            task.shape = inputs[0].shape[1:]
         else:
-            task.shape = [array.shape[1:] for array in task.inputs]
-        return (task,) if rows <= parameters.largest_run else _split(task, parameters.largest_run)
+            task.shape = [array.shape[1:] for array in inputs]
+        return rows <= parameters.largest_run
 
     def _lead(self, turn: Turn | None = None) -> None:
         """Run what waits; in a frontend's thread only as long as it may keep its connections waiting."""
         end = time.monotonic() + _TURN_SECONDS if turn is not None else 0.0
         while True:
-            batch = self._take()
+            # Where runs are short, who comes while the last one is under way leads in its own thread.
+            batch, is_last = self._take(turn is None and self._may_run_in_turn())
             if batch:
                 self._run(batch)
+            if is_last:
+                return
             with self._lock:
                 if not self._waiting:
                     self._leaders -= 1
@@ -345,8 +358,10 @@ class Queue:
                     self._batcher.pool.submit(self._lead)
                 return
 
-    def _take(self) -> list[Task]:
-        """The requests of the next run, those that need no answer any more left out."""
+    def _take(self, leave: bool) -> tuple[list[Task], bool]:
+        """The requests of the next run, those that need no answer any more left out; and with `leave` whether nothing
+        is left, so that there is one leader less.
+        """
         batch: list[Task] = []
         late: list[Task] = []
         with self._lock:
@@ -371,9 +386,12 @@ class Queue:
                     break
             self._waiting.extendleft(reversed(skipped))
             self._rows -= rows
+            is_last = leave and not self._waiting
+            if is_last:
+                self._leaders -= 1
         for task in late:
             _deliver_error(task, self._too_late(task))
-        return batch
+        return batch, is_last
 
     def _too_late(self, task: Task) -> ServingError:
         if task.is_cancelled():
@@ -419,44 +437,44 @@ class Queue:
     def _execute(self, batch: list[Task]) -> list[Array]:
         """One run of the servable: the outputs of all rows, padding cut off."""
         began = time.monotonic()
-        if batch[0].shape is None:
-            found = self._servable.run(
-                self._signature,
-                dict(zip(self._signature.inputs, batch[0].inputs, strict=True)),
-                self._outputs,
-                _timeout_ms(batch, began),
-            )
+        timeout_ms = _timeout_ms(batch, began)
+        first = batch[0]
+        if first.shape is None:
+            found = self._servable.run(self._signature, first.inputs, self._outputs, timeout_ms)
         else:
-            found = self._execute_merged(batch, began)
+            rows = sum([task.rows for task in batch]) if len(batch) > 1 else first.rows
+            padded = self._parameters.padded(rows)
+            inputs = first.inputs if len(batch) == 1 and padded == rows else _merged(batch, padded - rows)
+            found = self._servable.run(self._signature, inputs, self._outputs, timeout_ms)
+            if self._strict or len(batch) > 1 or padded != rows:
+                _check_rows(found, padded)
+            if padded != rows:
+                found = [array[:rows] for array in found]
+            self._batch_size.observe(padded)
+            self._runs.add()
+        self._is_quick = self._servable.is_quick(self._signature)
         self._count(batch, began, (time.monotonic() - began) * 1e6)
         return found
 
     def _count(self, batch: list[Task], began: float, took: float) -> None:
         """Metrics of a run that took so many microseconds."""
-        self._latency.observe(took, len(batch))
+        if len(batch) == 1:
+            self._queue_time.observe((began - batch[0].submitted) * 1e6)
+            self._latency.observe(took)
+            self._runtime_of(batch[0].api).observe(took)
+            return
         self._queue_time.observe_all([(began - task.submitted) * 1e6 for task in batch])
-        api = batch[0].api
-        if len(batch) == 1 or all(task.api == api for task in batch):
-            apis: Mapping[str, int] = {api: len(batch)}
-        else:
-            apis = Counter([task.api for task in batch])
-        for api, count in apis.items():
-            if api:
-                metrics.RUNTIME_LATENCY.child(self._batcher.model, api, "TF1").observe(took, count)
+        self._latency.observe_all([took] * len(batch))
+        for api in {task.api for task in batch}:
+            self._runtime_of(api).observe_all([took for task in batch if task.api == api])
 
-    def _execute_merged(self, batch: list[Task], began: float) -> list[Array]:
-        rows = sum([task.rows for task in batch])
-        padded = self._parameters.padded(rows)
-        inputs = {
-            name: _merged([task.inputs[place] for task in batch], padded - rows)
-            for place, name in enumerate(self._signature.inputs)
-        }
-        found = self._servable.run(self._signature, inputs, self._outputs, _timeout_ms(batch, began))
-        self._batch_size.observe(padded)
-        metrics.WRAPPED_RUN_COUNT.add()
-        if self._strict or len(batch) > 1 or padded != rows:
-            _check_rows(found, padded)
-        return [array[:rows] for array in found] if padded != rows else found
+    def _runtime_of(self, api: str) -> metrics.Distribution:
+        found = self._runtime.get(api)
+        if found is None:
+            runtime = metrics.RUNTIME_LATENCY
+            found = runtime.child(self._batcher.model, api, "TF1") if api else metrics.Distribution(runtime.limits)
+            self._runtime[api] = found
+        return found
 
 
 class _Waiter(Task):
@@ -585,26 +603,31 @@ def _check_rows(found: Sequence[Array], rows: int) -> None:
 
 def _rows(inputs: Sequence[Array]) -> int:
     """The rows that the inputs have in common; 0 without inputs."""
-    rows = 0
-    for place, array in enumerate(inputs):
-        if array.ndim == 0:
+    rows = -1
+    for array in inputs:
+        shape = array.shape
+        if not shape:
             raise invalid("Batching Run() input tensors must have at least one dimension")
-        if place and len(array) != rows:
+        if shape[0] != rows >= 0:
             raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
-        rows = len(array)
-    return rows
+        rows = shape[0]
+    return max(rows, 0)
 
 
-def _merged(arrays: list[Array], padding: int) -> Array:
-    """Rows below each other, with `padding` copies of the first one; of the longest length, where lengths differ."""
-    if len(arrays) == 1 and not padding:
-        return arrays[0]
-    if len({array.shape[1:] for array in arrays}) > 1:
-        longest = np.max([array.shape[1:] for array in arrays], axis=0)
-        arrays = [_lengthened(array, longest) for array in arrays]
-    if padding:
-        arrays = [*arrays, np.repeat(arrays[0][:1], padding, axis=0)]
-    return np.concatenate(arrays)
+def _merged(batch: Sequence[Task], padding: int) -> list[Array]:
+    """The inputs of all requests with their rows below each other, and `padding` copies of the first row; of the
+    longest length, where lengths differ.
+    """
+    merged = []
+    for place in range(len(batch[0].inputs)):
+        arrays = [task.inputs[place] for task in batch]
+        if len({array.shape[1:] for array in arrays}) > 1:
+            longest = np.max([array.shape[1:] for array in arrays], axis=0)
+            arrays = [_lengthened(array, longest) for array in arrays]
+        if padding:
+            arrays.append(np.repeat(arrays[0][:1], padding, axis=0))
+        merged.append(np.concatenate(arrays))
+    return merged
 
 
 def _lengthened(array: Array, shape: Array) -> Array:

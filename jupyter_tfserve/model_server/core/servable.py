@@ -54,9 +54,10 @@ class Servable(Protocol):
         """A serialized SignatureDefMap, for metadata."""
 
     def run(
-        self, signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str], timeout_ms: int = 0
+        self, signature: Signature, inputs: Sequence[Array], outputs: tuple[str, ...], timeout_ms: int = 0
     ) -> list[Array]:
-        """The named outputs for the inputs, all of which are given; string arrays have dtype object and hold bytes.
+        """The named outputs for the inputs, which are all there, in the signature's order; string arrays have dtype
+        object and hold bytes.
 
         Raises ServingError with the graph's own code and message; DEADLINE_EXCEEDED after `timeout_ms` (0: no limit).
         """

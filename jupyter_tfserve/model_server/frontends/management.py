@@ -16,9 +16,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ... import api
 from ...store import Store, StoreError
 from ..config import ConfigStore, policy_message
+from ..core.batching import Batcher
 from ..core.manager import Version
 from ..core.policy import ModelConfig
-from ..core.servable import Servable, TensorInfo
+from ..core.servable import TensorInfo
 from ..core.server_core import ServerCore
 from ..errors import Code, ServingError, invalid
 from .http import Exchange, Response
@@ -225,7 +226,7 @@ def _version(version: Version, labels: dict[str, int]) -> api.VersionStatus:
     )
 
 
-def _signatures(servable: Servable) -> dict[str, api.Signature]:
+def _signatures(servable: Batcher) -> dict[str, api.Signature]:
     return {
         name: api.Signature(
             inputs={key: _tensor(info) for key, info in signature.inputs.items()},

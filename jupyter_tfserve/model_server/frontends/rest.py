@@ -15,7 +15,7 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 #: The type of a body that holds a message instead of JSON.
 PROTOBUF = "application/x-protobuf"
+
+#: ``/healthz``: the process answers; ``/readyz``: it can be sent requests. Open to all.
+HEALTH_PATHS = ("/healthz", "/readyz")
 
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _POST = re.compile(rf"/v1/models/(?P<model>[^/:]+){_VERSION}:(?P<verb>classify|regress|predict)", re.IGNORECASE)
@@ -77,12 +80,20 @@ class RestApi:
     """Answers requests; made in the event loop's thread."""
 
     def __init__(
-        self, core: ServerCore, pool: Executor, options: RestOptions | None = None, logs: RequestLogs | None = None
+        self,
+        core: ServerCore,
+        pool: Executor,
+        options: RestOptions | None = None,
+        logs: RequestLogs | None = None,
+        readiness: Callable[[], str] = lambda: "",
     ) -> None:
+        """`readiness` says why no requests should be sent now, "" if they may be."""
         self._core = core
         self._pool = pool
         self._options = options or RestOptions()
         self._logs = logs or RequestLogs()
+        self._readiness = readiness
+        self._timeout = self._options.timeout_ms / 1000 if self._options.timeout_ms else None
         self.release = core.manager.release
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -96,6 +107,8 @@ class RestApi:
         route(request)
 
     def _route(self, head: Head) -> _Route:
+        if head.target in HEALTH_PATHS and head.method in ("GET", "HEAD"):
+            return lambda request: request.respond(self._health(request.target))
         target = _AUTHORITY.sub("", head.target, count=1) if head.target[:4].lower() == "http" else head.target
         if _BAD_ESCAPE.search(target):
             return _always(html_error(400))
@@ -129,9 +142,8 @@ class RestApi:
 
     def _predict(self, spec: _Spec, kind: type[_Prediction], gzip: bool, request: Exchange) -> None:
         began = time.monotonic()
-        task = kind(self, request, spec[0], began, began + self._options.timeout_ms / 1000)
-        if not self._options.timeout_ms:
-            task.deadline = None
+        timeout = self._timeout
+        task = kind(self, request, spec[0], began, None if timeout is None else began + timeout)
         if gzip or len(request.body) > _LARGE_BODY:
             self._pool.submit(run_here, functools.partial(self._start, task, spec, gzip))
         else:
@@ -145,8 +157,7 @@ class RestApi:
             name = task.read(body)
             task.version = self._core.acquire(*spec)
             task.signature = signature = inference.signature(task.version.loaded, name)
-            fed = inference.complete(signature, task.decode(signature))
-            task.inputs = [fed[name] for name in signature.inputs]
+            task.inputs = task.decode(signature)
             task.version.loaded.queue(signature, task.outputs).submit(task, turn, here)
         except ServingError as error:
             task.failed(error)
@@ -164,19 +175,18 @@ class RestApi:
             except RuntimeError:
                 pass  # the loop is closed, and with it the connection
 
-    def soon(self, size: int, work: Callable[[], None]) -> None:
-        """Do what takes time with so many values: here, or in the pool if this is the event loop's thread."""
-        if size > _LARGE_REPLY and threading.get_ident() == self._thread:
-            self._pool.submit(work)
-        else:
-            work()
+    def in_pool(self, work: Callable[..., None], *arguments: Any) -> bool:
+        """Whether this is the event loop's thread, and the work was given to another one."""
+        if threading.get_ident() != self._thread:
+            return False
+        self._pool.submit(work, *arguments)
+        return True
 
     # Classify and regress.
 
     def _infer_examples(self, verb: str, spec: _Spec, gzip: bool, request: Exchange) -> None:
-        timeout = self._options.timeout_ms
         began = time.monotonic()
-        deadline = began + timeout / 1000 if timeout else None
+        deadline = None if self._timeout is None else began + self._timeout
 
         def work() -> Response:
             body = self._inflated(request.body) if gzip else request.body
@@ -209,9 +219,11 @@ class RestApi:
 
     def log(self, model: str, record: Callable[[float], bytes]) -> None:
         """Offer a request to the model's log."""
-        config = self._core.logging(model)
-        if config is not None:
-            self._logs.offer(model, config, record)
+        self._logs.offer(model, self._core.logging(model), record)
+
+    def is_logged(self, model: str) -> bool:
+        """Whether it has one."""
+        return self._core.logging(model) is not None
 
     # Status, metadata, metrics.
 
@@ -240,6 +252,12 @@ class RestApi:
         if len(inflated) > self._options.max_body:
             raise invalid(f"The inflated body is larger than {self._options.max_body} bytes.")
         return inflated if inflater.eof else b""
+
+    def _health(self, target: str) -> Response:
+        why = self._readiness() if target == "/readyz" else ""
+        if not why:
+            return Response(200, b"ok\n", "text/plain")
+        return Response(503, f"{why}\n".encode(), "text/plain", (("Retry-After", "1"),))
 
     def _metrics(self, target: str) -> Response:
         if "?" in target:
@@ -299,11 +317,12 @@ class _Prediction(Task):
     version: Version | None
     signature: Signature
     content: Any
-    outputs: Sequence[str]
+    outputs: tuple[str, ...]
     row_format: bool
 
-    def __init__(self, rest: RestApi, request: Exchange, model: str, began: float, deadline: float) -> None:
-        super().__init__((), deadline)
+    def __init__(self, rest: RestApi, request: Exchange, model: str, began: float, deadline: float | None) -> None:
+        self.inputs = ()
+        self.deadline = deadline
         self.request = request
         self._rest = rest
         self._model = model
@@ -315,12 +334,12 @@ class _Prediction(Task):
         name, self.content = json_tensor.read(body)
         return name
 
-    def decode(self, signature: Signature) -> Mapping[str, Array]:
-        """The inputs."""
+    def decode(self, signature: Signature) -> list[Array]:
+        """The inputs in the signature's order."""
         content, self.content = self.content, None
         self.outputs = signature.output_names
         inputs, self.row_format = json_tensor.decode(content, signature)
-        return inputs
+        return [inputs[name] for name in signature.inputs]
 
     def encode(self, outputs: Mapping[str, Array]) -> Response:
         """The answer."""
@@ -330,10 +349,12 @@ class _Prediction(Task):
 
     def done(self, outputs: list[Array]) -> None:
         """Answer."""
-        self._rest.soon(sum([array.size for array in outputs]), functools.partial(self._answer, outputs))
+        for array in outputs:
+            if array.size > _LARGE_REPLY and self._rest.in_pool(self._answer, outputs):
+                return
+        self._answer(outputs)
 
     def _answer(self, outputs: list[Array]) -> None:
-        assert self.version is not None
         try:
             found = dict(zip(self.outputs, outputs, strict=True))
             response = self.encode(found)
@@ -344,15 +365,16 @@ class _Prediction(Task):
             log.exception("A reply failed")
             self.failed(ServingError(Code.INTERNAL, "Internal error"))
             return
-        spec = (self._model, self.version.number, self.signature.name)
-        self._rest.log(
-            self._model,
-            lambda rate: prediction_log.predict(
-                spec, dict(zip(self.signature.inputs, self.inputs, strict=True)), found, rate
-            ),
-        )
+        if self._rest.is_logged(self._model):
+            self._log(found)
         self._release()
         self._rest.send(self.request, self._rest.success(self._model, "predict", response, self._began))
+
+    def _log(self, outputs: Mapping[str, Array]) -> None:
+        assert self.version is not None
+        spec = (self._model, self.version.number, self.signature.name)
+        inputs = dict(zip(self.signature.inputs, self.inputs, strict=True))
+        self._rest.log(self._model, lambda rate: prediction_log.predict(spec, inputs, outputs, rate))
 
     def failed(self, error: ServingError) -> None:
         """Answer with an error."""
@@ -381,10 +403,11 @@ class _BinaryPrediction(_Prediction):
         self.content = predict_message.parse(body, Code.INVALID_ARGUMENT)
         return str(self.content.model_spec.signature_name)
 
-    def decode(self, signature: Signature) -> Mapping[str, Array]:
+    def decode(self, signature: Signature) -> list[Array]:
         content, self.content = self.content, None
         self.outputs = inference.filtered(signature, content.output_filter)
-        return predict_message.inputs(content)
+        inputs = inference.complete(signature, predict_message.inputs(content))
+        return [inputs[name] for name in signature.inputs]
 
     def encode(self, outputs: Mapping[str, Array]) -> Response:
         assert self.version is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tensorflow_serving.apis import (
@@ -327,7 +327,7 @@ class _Prediction(Task):
 
     version: Version | None
     signature: Signature
-    outputs: Sequence[str]
+    outputs: tuple[str, ...]
 
     def __init__(self, services: Services, call: Call) -> None:
         super().__init__((), call.deadline)

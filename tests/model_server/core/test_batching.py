@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,14 +31,15 @@ class Recording:
         self.quick = False
 
     def run(
-        self, signature: Signature, inputs: Mapping[str, Any], outputs: Sequence[str], timeout_ms: int = 0
+        self, signature: Signature, inputs: Sequence[Any], outputs: tuple[str, ...], timeout_ms: int = 0
     ) -> list[Any]:
-        self.sizes.append(len(inputs["x"]))
+        [x] = inputs
+        self.sizes.append(len(x))
         self.begun.set()
         assert self.gate.wait(SECONDS)
-        if (inputs["x"] == -1).any():
+        if (x == -1).any():
             raise ServingError(Code.INVALID_ARGUMENT, "no -1")
-        return [inputs["x"] * 2]
+        return [x * 2]
 
     def is_quick(self, signature: Signature) -> bool:
         return self.quick
@@ -52,7 +53,7 @@ def merging(servable: Recording, parameters: BatchingParameters, mode: Mode = "o
 
 
 def ask(batching: Batcher, *values: float, timeout_ms: int = 0) -> list[float]:
-    [y] = batching.run(SIGNATURE, {"x": np.array(values, np.float32)}, ["y"], timeout_ms)
+    [y] = batching.run(SIGNATURE, {"x": np.array(values, np.float32)}, ("y",), timeout_ms)
     answer: list[float] = y.tolist()
     return answer
 
