@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 from tensorflow_serving.apis import predict_pb2
@@ -22,19 +23,44 @@ def parse(payload: bytes, code: Code = Code.INTERNAL) -> Any:
 
 def inputs(request: Any) -> dict[str, Array]:
     """The tensors of a PredictRequest. Raises ServingError with the name of one that is malformed."""
-    return {name: proto_tensor.decode(tensor, name) for name, tensor in request.inputs.items()}
+    tensors = request.inputs
+    return {name: proto_tensor.decode(tensors[name], name) for name in tensors}
 
 
-def response(model: str, number: int, signature: str, outputs: Mapping[str, Array], as_content: bool) -> bytes:
-    """A serialized PredictResponse; numbers as `tensor_content` or in the typed fields."""
+def response(spec: tuple[str, int, str], names: Sequence[str], outputs: Sequence[Array], as_content: bool) -> bytes:
+    """A serialized PredictResponse of model, version and signature; numbers as `tensor_content` or in the typed fields.
+
+    Numbers are copied as they stand in memory: what comes before them on the wire is the same for all replies of a
+    shape, and remembered.
+    """
+    parts = []
+    for name, array in zip(names, outputs, strict=True):
+        number, raw = proto_tensor.raw(array, as_content)
+        if raw is None:
+            message = predict_pb2.PredictResponse()
+            proto_tensor.encode(array, message.outputs[name], as_content)
+            parts.append(message.SerializeToString())
+        else:
+            parts.append(_before(name, number, array.shape, len(raw), as_content))
+            parts.append(raw)
+    parts.append(_model_spec(spec))
+    return b"".join(parts)
+
+
+@functools.lru_cache(1024)
+def _before(name: str, number: int, shape: tuple[int, ...], size: int, as_content: bool) -> bytes:
+    """The entry of a tensor in a PredictResponse's map of outputs, up to its last `size` bytes, the numbers."""
+    field = proto_tensor.field_before(number, shape, size, as_content)
+    key = name.encode()
+    entry = b"\x0a" + proto_tensor.varint(len(key)) + key + b"\x12" + proto_tensor.varint(len(field) + size) + field
+    return b"\x0a" + proto_tensor.varint(len(entry) + size) + entry
+
+
+@functools.lru_cache(1024)
+def _model_spec(spec: tuple[str, int, str]) -> bytes:
     message = predict_pb2.PredictResponse()
-    spec = message.model_spec
-    spec.name = model
-    spec.version.value = number
-    spec.signature_name = signature
-    for name, array in outputs.items():
-        proto_tensor.encode(array, message.outputs[name], as_content)
-    return message.SerializeToString()  # type: ignore[no-any-return]
+    message.model_spec.name, message.model_spec.version.value, message.model_spec.signature_name = spec
+    return bytes(message.SerializeToString())
 
 
 def reply(payload: bytes) -> Any:

@@ -102,7 +102,6 @@ class Task:
 
     inputs: Sequence[Array]
     deadline: float | None
-    # The queue's:
     submitted: float
     rows: int  #: 0 where it must not be merged
     shape: object  #: what the requests of one run have in common; None: it is run alone
@@ -113,6 +112,8 @@ class Task:
         """`inputs` in the signature's order, `deadline` a `time.monotonic()`."""
         self.inputs = inputs
         self.deadline = deadline
+        self.rows = 0
+        self.shape = None
 
     def done(self, outputs: list[Array]) -> None:
         """The outputs asked for, in that order."""
@@ -148,6 +149,7 @@ class Batcher:
     ) -> None:
         """`dependent` says of signatures why ``auto`` does not merge them; one that is not in it is merged."""
         self.servable = servable
+        self.signatures = servable.signatures
         self.model, self.number = model, str(number)
         self.dependent = dependent or {}
         self._lock = threading.Lock()
@@ -168,11 +170,6 @@ class Batcher:
             self._batching = batching
             for queue in self._queues.values():
                 queue.configure(batching)
-
-    @property
-    def signatures(self) -> Mapping[str, Signature]:
-        """Those of the servable."""
-        return self.servable.signatures
 
     @property
     def signature_def_map(self) -> bytes:
@@ -286,11 +283,8 @@ class Queue:
         """Let a request wait for its run, which `turn` gets if it is to happen in this thread: because runs are quick,
         or with `here` in any case. Raises ServingError if the request is refused; then it is not told so as well.
         """
-        tasks: Sequence[Task] = (task,)
         task.submitted = time.monotonic()
-        task.rows, task.shape = 0, None
-        if self._merging and (rows := _rows(task.inputs)) and not self._fits(task, rows):
-            tasks = _split(task, self._parameters.largest_run)
+        tasks = self._fitted(task) if self._merging else (task,)
         with self._lock:
             if self._merging and self._waiting and self._rows + task.rows > self._room():
                 raise ServingError(
@@ -317,17 +311,18 @@ class Queue:
     def _may_run_in_turn(self) -> bool:
         return self._is_quick and not self._window
 
-    def _fits(self, task: Task, rows: int) -> bool:
-        """Say what a request of so many rows can be merged with; returns whether it fits into one run."""
+    def _fitted(self, task: Task) -> Sequence[Task]:
+        """A request with a note of what it can be merged with: itself, or the parts that it is split into."""
         parameters = self._parameters
         inputs = task.inputs
-        if rows > parameters.max_batch_size:
-            if not self._strict:
-                return True  # a run of its own, as it would be without batching
+        rows = _rows(inputs, self._strict)
+        if rows > parameters.max_batch_size and self._strict:
             raise invalid(
                 f"Task size {rows} is larger than maximum input batch size {parameters.max_batch_size}",
                 "Send fewer rows, or raise max_batch_size.",
             )
+        if not 0 < rows <= parameters.max_batch_size:
+            return (task,)  # a run of its own, as it would be without batching
         task.rows = rows
         if parameters.pad_variable_length_inputs:
             task.shape = [array.ndim for array in inputs]
@@ -335,7 +330,7 @@ class Queue:
             task.shape = inputs[0].shape[1:]
         else:
             task.shape = [array.shape[1:] for array in inputs]
-        return rows <= parameters.largest_run
+        return (task,) if rows <= parameters.largest_run else _split(task, parameters.largest_run)
 
     def _lead(self, turn: Turn | None = None) -> None:
         """Run what waits; in a frontend's thread only as long as it may keep its connections waiting."""
@@ -601,15 +596,19 @@ def _check_rows(found: Sequence[Array], rows: int) -> None:
             )
 
 
-def _rows(inputs: Sequence[Array]) -> int:
-    """The rows that the inputs have in common; 0 without inputs."""
+def _rows(inputs: Sequence[Array], strict: bool) -> int:
+    """The rows that the inputs have in common; 0 without inputs, and where they have none unless that is an error."""
     rows = -1
     for array in inputs:
         shape = array.shape
         if not shape:
-            raise invalid("Batching Run() input tensors must have at least one dimension")
+            if strict:
+                raise invalid("Batching Run() input tensors must have at least one dimension")
+            return 0
         if shape[0] != rows >= 0:
-            raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
+            if strict:
+                raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
+            return 0
         rows = shape[0]
     return max(rows, 0)
 

@@ -65,12 +65,12 @@ class Head:
 class Exchange:
     """One request, whole, and the way to answer it: with one `respond`, in the event loop's thread."""
 
-    __slots__ = ("_connection", "_response", "body", "head")
+    __slots__ = ("_response", "body", "connection", "head")
 
-    def __init__(self, head: Head, body: bytes, connection: _Connection | None = None) -> None:
+    def __init__(self, head: Head, body: bytes, connection: _Connection) -> None:
         self.head = head
         self.body = body
-        self._connection = connection
+        self.connection = connection
         self._response: Response | None = None
 
     @property
@@ -88,16 +88,10 @@ class Exchange:
         """By name in lower case."""
         return self.head.headers
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client is: nobody will read the answer."""
-        return self._connection is None or self._connection.is_lost
-
     def respond(self, response: Response) -> None:
         """Answer; it is sent when all that came before on this connection is answered."""
         self._response = response
-        if self._connection is not None:
-            self._connection.flush()
+        self.connection.flush()
 
     def respond_with(self, future: asyncio.Future[Response]) -> None:
         """Answer with what a future will hold."""
@@ -209,7 +203,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._exchanges: deque[Exchange] = deque()  # not answered yet, or not sent
         self._stream: asyncio.Task[None] | None = None
-        self.is_lost = False
+        self.is_lost = False  # nobody will read the answers
         self._closing = False  # nothing more is read
         self._refusal: Response | None = None
         self._paused = False
@@ -396,7 +390,7 @@ class _Connection(asyncio.Protocol):
         if transport is None:
             return
         exchanges = self._exchanges
-        while exchanges and self._may_write and self._stream is None and not transport.is_closing():
+        while exchanges and self._may_write and not self.is_lost and self._stream is None:
             response = exchanges[0]._response
             if response is None:
                 break

@@ -15,7 +15,7 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -193,7 +193,7 @@ class RestApi:
             return Response(200, self._run_examples(verb, *spec, body, deadline))
 
         def answer() -> None:
-            if not request.is_gone:
+            if not request.connection.is_lost:
                 self.send(request, self._answer(spec[0], verb, work, began))
 
         self._pool.submit(answer)
@@ -323,6 +323,8 @@ class _Prediction(Task):
     def __init__(self, rest: RestApi, request: Exchange, model: str, began: float, deadline: float | None) -> None:
         self.inputs = ()
         self.deadline = deadline
+        self.rows = 0
+        self.shape = None
         self.request = request
         self._rest = rest
         self._model = model
@@ -339,9 +341,9 @@ class _Prediction(Task):
         content, self.content = self.content, None
         self.outputs = signature.output_names
         inputs, self.row_format = json_tensor.decode(content, signature)
-        return [inputs[name] for name in signature.inputs]
+        return inputs
 
-    def encode(self, outputs: Mapping[str, Array]) -> Response:
+    def encode(self, outputs: list[Array]) -> Response:
         """The answer."""
         return Response(
             200, (json_tensor.encode_rows if self.row_format else json_tensor.encode_columns)(outputs, self.signature)
@@ -356,8 +358,7 @@ class _Prediction(Task):
 
     def _answer(self, outputs: list[Array]) -> None:
         try:
-            found = dict(zip(self.outputs, outputs, strict=True))
-            response = self.encode(found)
+            response = self.encode(outputs)
         except ServingError as error:
             self.failed(error)
             return
@@ -366,15 +367,16 @@ class _Prediction(Task):
             self.failed(ServingError(Code.INTERNAL, "Internal error"))
             return
         if self._rest.is_logged(self._model):
-            self._log(found)
+            self._log(outputs)
         self._release()
         self._rest.send(self.request, self._rest.success(self._model, "predict", response, self._began))
 
-    def _log(self, outputs: Mapping[str, Array]) -> None:
+    def _log(self, outputs: list[Array]) -> None:
         assert self.version is not None
         spec = (self._model, self.version.number, self.signature.name)
         inputs = dict(zip(self.signature.inputs, self.inputs, strict=True))
-        self._rest.log(self._model, lambda rate: prediction_log.predict(spec, inputs, outputs, rate))
+        found = dict(zip(self.outputs, outputs, strict=True))
+        self._rest.log(self._model, lambda rate: prediction_log.predict(spec, inputs, found, rate))
 
     def failed(self, error: ServingError) -> None:
         """Answer with an error."""
@@ -389,7 +391,7 @@ class _Prediction(Task):
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone away."""
-        return self.request.is_gone
+        return self.request.connection.is_lost
 
 
 class _BinaryPrediction(_Prediction):
@@ -409,9 +411,10 @@ class _BinaryPrediction(_Prediction):
         inputs = inference.complete(signature, predict_message.inputs(content))
         return [inputs[name] for name in signature.inputs]
 
-    def encode(self, outputs: Mapping[str, Array]) -> Response:
+    def encode(self, outputs: list[Array]) -> Response:
         assert self.version is not None
-        body = predict_message.response(self._model, self.version.number, self.signature.name, outputs, True)
+        spec = (self._model, self.version.number, self.signature.name)
+        body = predict_message.response(spec, self.outputs, outputs, True)
         return Response(200, body, PROTOBUF)
 
 

@@ -129,12 +129,12 @@ class Services:
             log.exception("A gRPC request failed")
             task.failed(ServingError(Code.INTERNAL, "Internal error"))
 
-    def finish_predict(self, task: _Prediction, outputs: Mapping[str, Array]) -> bytes:
+    def finish_predict(self, task: _Prediction, outputs: list[Array]) -> bytes:
         """The reply of a prediction that has run."""
         assert task.version is not None
-        model, number = task.version.model, task.version.number
-        signature = task.asked.signature_name or DEFAULT_SIGNATURE
-        reply = predict_message.response(model, number, signature, outputs, self._as_tensor_content)
+        model = task.version.model
+        spec = (model, task.version.number, task.signature.name)
+        reply = predict_message.response(spec, task.outputs, outputs, self._as_tensor_content)
         request = task.request
         config = self._core.logging(model)
         if config is not None:
@@ -340,7 +340,7 @@ class _Prediction(Task):
 
     def done(self, outputs: list[Array]) -> None:
         try:
-            reply = self._services.finish_predict(self, dict(zip(self.outputs, outputs, strict=True)))
+            reply = self._services.finish_predict(self, outputs)
         except Exception:
             log.exception("A reply failed")
             self.failed(ServingError(Code.INTERNAL, "Internal error"))
