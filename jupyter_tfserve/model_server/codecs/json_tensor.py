@@ -47,7 +47,7 @@ def parse(body: bytes, last_inside: bool = False) -> dict[str, Json]:
         nested = body.count(b"{") > 1
         try:
             return _first(document, nested, last_inside)
-        except _ManyKeys:
+        except (_NotByKey, RecursionError):  # simdjson takes 1024 levels, Python's stack fewer; the other all there are
             document = json_text.loads(body, last_inside)
     if isinstance(document, dict):
         return document
@@ -65,8 +65,8 @@ def _plain(value: Any, nested: bool, last: bool = False) -> Json:
     return value
 
 
-class _ManyKeys(Exception):
-    """An object in which simdjson would look for each key too long."""
+class _NotByKey(Exception):
+    """An object in which simdjson would look for each key too long, or for the wrong one: to it a key ends at NUL."""
 
 
 def _first(found: Any, nested: bool, last_inside: bool) -> dict[str, Json]:
@@ -74,8 +74,8 @@ def _first(found: Any, nested: bool, last_inside: bool) -> dict[str, Json]:
     Everything else it offers lets the last one count, in the objects inside as well.
     """
     keys = dict.fromkeys(found.keys())
-    if len(keys) > _LOOKED_UP:
-        raise _ManyKeys
+    if len(keys) > _LOOKED_UP or "\0" in "".join(keys):
+        raise _NotByKey
     return {key: _plain(found[key], nested, last_inside) for key in keys}
 
 
@@ -276,12 +276,8 @@ def _only(flat: list[Json], *types: type) -> None:
 def _floats(dtype: type[np.floating[Any]]) -> _Converter:
     def convert(flat: list[Json]) -> Array:
         _only(flat, int, float)
-        try:
-            doubles = np.array(flat, np.float64)
-        except OverflowError:  # an integer past what a double holds
-            raise _Misfit("", max((v for v in flat if type(v) is int), key=abs), of_type=True) from None
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            return doubles.astype(dtype, copy=False)
+            return np.array(flat, np.float64).astype(dtype, copy=False)
 
     return convert
 

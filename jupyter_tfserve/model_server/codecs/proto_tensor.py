@@ -139,6 +139,8 @@ def _content(content: bytes, dtype: np.dtype[Any], count: int, name: str) -> Arr
         return _string_content(content, count, name)
     if len(content) != count * dtype.itemsize:
         raise _malformed(name, f"tensor_content has {len(content)} bytes, {count * dtype.itemsize} are expected")
+    if dtype == np.bool_:  # any byte but 0 is true; the others would not survive numpy, nor be valid in a reply
+        return np.frombuffer(content, np.uint8) != 0
     return np.frombuffer(content, dtype)
 
 

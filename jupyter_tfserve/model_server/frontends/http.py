@@ -146,7 +146,7 @@ class _Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._in_headers = False
-        self._unparsed = 0
+        self._unparsed = 0  # bytes since the parser last told of some
         self._target = b""
         self._headers: dict[str, str] = {}
         self._header_size = 0
@@ -194,19 +194,29 @@ class _Connection(asyncio.Protocol):
             self._refuse(400)
 
     def _feed(self, data: bytes) -> None:
+        self._unparsed += len(data)
         while True:
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as offer:
-                # Nothing is offered here that could be upgraded to: the connection goes on as it was.
+                if self._parser.get_method() == b"CONNECT":
+                    self._refuse(501)
+                    return
+                # Nothing is offered here that could be upgraded to: the request is read again without the offer, since
+                # the parser takes none of its body for it.
+                head = self._head_without_offer()
                 self._parser = httptools.HttpRequestParser(self)
-                data = data[offer.args[0] :]
+                data = head + data[offer.args[0] :]
                 continue
             break
-        if self._in_headers:  # a header without an end is gathered by the parser, which sets no limit
-            self._unparsed += len(data)
-            if self._unparsed > 2 * MAX_HEADER:
-                self._refuse(431)
+        # A header or trailer without an end is gathered by the parser, which sets no limit.
+        if self._in_request and self._unparsed > 2 * MAX_HEADER:
+            self._refuse(431)
+
+    def _head_without_offer(self) -> bytes:
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        kept = "".join(f"{name}: {value}\r\n" for name, value in self._headers.items() if name != "upgrade")
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self._target, version, kept.encode("latin-1"))
 
     def eof_received(self) -> bool:
         # A client that only closed its side still reads: what it asked for is answered.
@@ -225,15 +235,20 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_header(len(name) + len(value))
+        if not self._in_headers:
+            return  # a trailer: what a header says is settled by then
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def _count_header(self, size: int) -> None:
+        self._unparsed = 0
         self._header_size += size
         if self._header_size > MAX_HEADER:
             raise _TooLarge(431)
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
+        if self._parser.should_upgrade():
+            return
         length = self._headers.get("content-length", "")
         if length.isdigit() and int(length) > self._server.max_body:
             raise _TooLarge(413)
@@ -241,12 +256,15 @@ class _Connection(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
+        self._unparsed = 0
         self._body_size += len(part)
         if self._body_size > self._server.max_body:
             raise _TooLarge(413)
         self._body.append(part)
 
     def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return
         method = self._parser.get_method().decode("latin-1")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         request = Request(method, self._target.decode("latin-1"), self._headers, body)

@@ -166,7 +166,7 @@ class RestApi:
             for name in self._core.models
             for version in manager.available(name).values()
         ]
-        return Response(200, metrics.page(in_flight).encode("utf-8", "surrogateescape"), "text/plain")
+        return Response(200, metrics.page(in_flight).encode("utf-8", "replace"), "text/plain")
 
     def _answer(self, model: str, api: str, answer: Callable[[], Response], began: float = 0.0) -> Response:
         """An answer, or the refusal that it ended with; counted. `began` is a `time.perf_counter()`, for a verb."""
