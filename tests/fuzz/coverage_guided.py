@@ -7,6 +7,7 @@ ends its target; its input is printed, and the program ends with 1.
 from __future__ import annotations
 
 import base64
+import os
 import re
 import subprocess
 import sys
@@ -74,6 +75,7 @@ def main(seconds: int, names: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     sys.path.insert(0, str(Path(__file__).parents[1]))
     if sys.argv[1] == "--target":
         fuzz(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))

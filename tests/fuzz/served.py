@@ -10,15 +10,15 @@ from typing import Any
 
 import grpc
 import psutil
-from helpers import PATIENCE, Tfserve, wait_for
+from helpers import PATIENCE, Tfserve, converse, wait_for
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 #: The models that it serves: see `make_models.py`.
 MODELS = ("echo", "affine", "several", "examples")
 
-#: Seconds of each of the four tests that send generated requests. 0: the short form, the same requests each time.
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "0")) / 4
+#: Seconds of each of the five tests that send generated requests. 0: the short form, the same requests each time.
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0")) / 5
 
 #: What memory may grow by once the server is warm: allocators keep some of what was freed, metrics up to 1000 names.
 GROWTH = 64 * 2**20
@@ -61,6 +61,10 @@ class Served:
             return grpc.StatusCode.OK, "", call(payload, timeout=PATIENCE)
         except grpc.RpcError as error:
             return error.code(), error.details() or "", b""
+
+    def converse(self, data: bytes) -> bytes:
+        """What is answered to raw bytes until the server closes."""
+        return converse(self.process.rest_port, data)
 
     def in_flight(self) -> int:
         """Requests that run in a model."""

@@ -43,6 +43,32 @@ DOCUMENTS = st.one_of(
     ),
     VALUES,
 )
+#: Requests that are answered, which are then damaged in some places.
+FITTING = st.one_of(
+    st.tuples(
+        st.just("/v1/models/echo:predict"),
+        st.builds(
+            lambda dtype, key, value: {"signature_name": dtype, key: value},
+            st.sampled_from("float32 float64 int8 uint64 string bool".split()),
+            st.sampled_from(["instances", "inputs"]),
+            st.lists(st.integers(0, 1) | st.floats() | st.booleans() | LEAVES, min_size=1, max_size=3),
+        ),
+    ),
+    st.tuples(
+        st.sampled_from(["/v1/models/examples:classify", "/v1/models/examples/versions/1:classify"]),
+        st.builds(
+            lambda name, values: {"examples": [{name: value} for value in values], "context": {"b": "x"}},
+            st.sampled_from("aab"),
+            st.lists(st.floats() | LEAVES, min_size=1, max_size=3),
+        ),
+    ),
+    st.just(("/v1/models/several:predict", {"instances": [{"a": 1, "b": 2}, {"b": 3, "a": 4}]})),
+    st.just(("/v1/models/examples:regress", {"signature_name": "regress", "examples": [{"a": 1.5}, {}]})),
+    st.builds(
+        lambda text: ("/v1/models/examples:predict", {"signature_name": "number", "inputs": [text]}),
+        st.floats().map(str) | st.text(max_size=4) | st.just({"b64": "/w=="}),
+    ),
+)
 EDITS = st.lists(
     st.tuples(
         st.integers(0, 400),
@@ -54,7 +80,7 @@ EDITS = st.lists(
     ),
     max_size=3,
 )
-ENCODINGS = st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "utf-7"])
+ENCODINGS = st.sampled_from([*["utf-8"] * 8, "utf-8-sig", "utf-16", "utf-32", "latin-1", "utf-7"])
 PATHS = st.one_of(
     st.builds(
         "/v1/models/{}{}:{}".format,
@@ -66,23 +92,24 @@ PATHS = st.one_of(
     ),
     st.sampled_from(["/v1/models", "/v1/models/echo", "/v1/models/echo/metadata", "/v1/", "/v2", "/", "*", "/healthz"]),
 )
-GZIP = st.sampled_from(["", "", "", "", "good", "cut", "plain", "twice"])
+GZIP = st.sampled_from([*[""] * 8, "good", "cut", "plain", "twice"])
 
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[str, str, bytes, dict[str, str]]:
-    text = json.dumps(draw(DOCUMENTS), ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from([None, 1])))
+    path, document = draw(FITTING | st.tuples(PATHS, DOCUMENTS))
+    text = json.dumps(document, ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from([None, 1])))
     encoding = draw(ENCODINGS)
     body = text.encode(encoding, "surrogatepass" if encoding.startswith("utf") and encoding != "utf-7" else "replace")
-    for at, length, piece in draw(EDITS):
+    for at, length, piece in draw(st.just([]) | EDITS):
         body = body[:at] + piece + body[at + length :]
     packing = draw(GZIP)
     if packing in ("good", "cut", "twice"):
         body = gzip.compress(body, mtime=0) * (2 if packing == "twice" else 1)
         body = body[: len(body) // 2] if packing == "cut" else body
-    verb = draw(st.sampled_from(["POST"] * 12 + ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]))
+    verb = draw(st.sampled_from(["POST"] * 20 + ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "HEAD"]))
     headers = {"Content-Encoding": "gzip"} if packing else {}
-    return verb, draw(PATHS), body, headers
+    return verb, path, body, headers
 
 
 def test_documents(served: Served) -> None:
