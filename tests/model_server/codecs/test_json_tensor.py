@@ -185,6 +185,20 @@ def test_too_deep(depth: int, key: str) -> None:
     assert refused.value.code is Code.INVALID_ARGUMENT and len(refused.value.message) < 1000
 
 
+@pytest.mark.parametrize("last_inside", [False, True])
+@pytest.mark.parametrize("depth", [300, 400, 600, 1000, 1100, 20_000])
+def test_objects_in_depth(depth: int, last_inside: bool) -> None:
+    """Python's stack ends before simdjson's limit, and what a body holds besides is not looked at."""
+    for opened, closed in (('{"a":', "}"), ("[", "]")):
+        body = f'{{"instances": [1], "other": {opened * depth}{{}}{closed * depth}}}'
+        assert json_tensor.parse(body.encode(), last_inside)["instances"] == [1]
+
+
+def test_a_key_with_nul() -> None:
+    assert json_tensor.parse(b'{"a": 1, "a\\u0000b": 2, "c": 3}') == {"a": 1, "a\0b": 2, "c": 3}
+    assert json_tensor.parse(b'{"a\\u0000": 1}') == {"a\0": 1}
+
+
 # What stands around the values.
 
 

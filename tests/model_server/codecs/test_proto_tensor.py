@@ -105,6 +105,13 @@ def test_no_shape_is_a_scalar() -> None:
     assert proto_tensor.decode(message, "x").shape == ()
 
 
+def test_any_byte_but_0_is_true() -> None:
+    array = decoded(dtype=types_pb2.DT_BOOL, tensor_content=b"\x00\x01\x02\x80\xff", shape=[5])
+    written = tensor_pb2.TensorProto()
+    proto_tensor.encode(array, written)
+    assert list(written.bool_val) == [False, True, True, True, True]
+
+
 def test_string_content() -> None:
     long = b"x" * 200
     content = bytes([1, 0xC8, 0x01]) + b"a" + long

@@ -97,6 +97,11 @@ def test_metrics_page(server: StoreServer) -> None:
     before = count()
     server.predict("tf1", [1.0])
     assert count() == before + 1
+    # Whatever is asked for, the page stays text that Prometheus reads.
+    assert server.call("GET", "/v1/models/%ff%0a%22").status == 404
+    assert (
+        'model_name="?\\n\\"",status="NOT_FOUND"' in server.call("GET", "/monitoring/prometheus/metrics").body.decode()
+    )
 
 
 def test_every_dtype_comes_back(server: StoreServer) -> None:
