@@ -17,8 +17,8 @@ from hypothesis.strategies import SearchStrategy
 #: The models that it serves: see `make_models.py`.
 MODELS = ("echo", "affine", "several", "examples")
 
-#: Seconds of each of the five tests that send generated requests. 0: the short form, the same requests each time.
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "0")) / 5
+#: Seconds of each of the six tests that send generated requests. 0: the short form, the same requests each time.
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "0")) / 6
 
 #: What memory may grow by once the server is warm: allocators keep some of what was freed, metrics up to 1000 names.
 GROWTH = 64 * 2**20
