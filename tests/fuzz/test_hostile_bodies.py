@@ -12,7 +12,7 @@ import pytest
 from fuzz.served import Served
 
 #: Bytes of a body.
-SIZE = 10_000_000 if os.environ.get("FUZZ_SECONDS") else 400_000
+SIZE = 10_000_000 if os.environ.get("FUZZ_SECONDS") else 250_000
 
 #: Times as long as the plain body of that size. A list for each byte, with what Python's memory management does for it,
 #: takes about 20 times what a number for every four does; what is quadratic takes thousands.

@@ -153,6 +153,7 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_size = 0
         self._in_request = False
+        self._waits_for_us = False
 
     # asyncio calls these.
 
@@ -252,7 +253,14 @@ class _Connection(asyncio.Protocol):
         length = self._headers.get("content-length", "")
         if length.isdigit() and int(length) > self._server.max_body:
             raise _TooLarge(413)
-        if self._headers.get("expect", "").lower() == "100-continue" and self._transport is not None:
+        self._waits_for_us = self._headers.get("expect", "").lower() == "100-continue"
+        if not self._busy:
+            self._ask_for_body()
+
+    def _ask_for_body(self) -> None:
+        """Where the client waits to be asked. It is when its turn has come, so that this is no answer to another."""
+        if self._waits_for_us and self._transport is not None and not self._transport.is_closing():
+            self._waits_for_us = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
@@ -300,6 +308,8 @@ class _Connection(asyncio.Protocol):
                 self._send_refusal(self._refusal)
             elif self._closing:
                 self._transport.close()
+            else:
+                self._ask_for_body()
 
     async def _later(self, request: Request, keep: bool, answer: Response | Awaitable[Response]) -> None:
         try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
-from helpers import PATIENCE, StoreServer, converse, read_all, replies
+from helpers import PATIENCE, StoreServer, converse, read_all, replies, wait_for
 
 BODY = b'{"instances": [1.0]}'
 POST = b"POST /v1/models/affine:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(BODY)
@@ -31,6 +32,22 @@ def test_expect_continue(server: StoreServer) -> None:
     with socket.create_connection(("127.0.0.1", server.rest_port), PATIENCE) as connection:
         connection.sendall(POST + b"Expect: 100-continue\r\n\r\n")
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_pipelined_body_is_asked_for_when_its_turn_comes(server: StoreServer, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    first = b'{"inputs": "%b"}' % str(gate).encode()
+    head = b"POST /v1/models/gated:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(first)
+    with socket.create_connection(("127.0.0.1", server.rest_port), PATIENCE) as connection:
+        connection.sendall(head + first + POST + b"Expect: 100-continue\r\n\r\n")
+        wait_for("the first request to run", Path(f"{gate}.waits").exists)
+        gate.touch()
+        said = b""
+        while b" 100 Continue\r\n\r\n" not in said:
+            said += connection.recv(1000)
+        assert said.startswith(b"HTTP/1.1 200 OK\r\n")
         connection.sendall(BODY)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
 
