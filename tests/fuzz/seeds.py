@@ -71,6 +71,7 @@ FOUND: dict[str, list[bytes]] = {
     "json_both": [
         b'{"a\\u0000b": 1, "a": 2}',  # simdjson's look-up ends at the NUL
         b'{"a": ' * 400 + b"1" + b"}" * 400,  # deeper than Python's stack, not than simdjson's limit
+        b'[{"a\\u0000": 1}]',  # so in a list, where it was only to be quoted
         b'{"a": ' + b"[" * 900 + b"{}" + b"]" * 900 + b"}",
     ],
     "json_predict": [b'{"inputs": ' + b"9" * 309 + b"}"],

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 import simdjson
 
-from ..core.servable import Array, Signature, TensorInfo
+from ..core.servable import MAX_DIMENSIONS, Array, Signature, TensorInfo
 from ..errors import Code, ServingError, invalid
 from ..inference import shape_text
 from . import json_text
@@ -22,9 +22,6 @@ from .json_values import from_b64, is_b64, kind
 
 #: How much of a value an error quotes.
 _QUOTED = 256
-
-#: TensorFlow's limit (`TensorShape::MaxDimensions`).
-_MAX_DIMENSIONS = 254
 
 #: Keys of an object up to which looking each of them up costs less than reading the body with our own parser.
 _LOOKED_UP = 64
@@ -51,7 +48,9 @@ def parse(body: bytes, last_inside: bool = False) -> dict[str, Json]:
             document = json_text.loads(body, last_inside)
     if isinstance(document, dict):
         return document
-    raise invalid("JSON Value: " + _quote(_plain(document, True)) + " Is not object")
+    if isinstance(document, simdjson.Array):
+        document = json_text.loads(body)  # to be quoted, whatever is in it
+    raise invalid("JSON Value: " + _quote(document) + " Is not object")
 
 
 def _plain(value: Any, nested: bool, last: bool = False) -> Json:
@@ -247,15 +246,12 @@ def _array(value: Json, convert: _Converter) -> Array:
         if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
             raise _ragged(level, size)
         shape.append(size)
-        if len(shape) > _MAX_DIMENSIONS:
-            raise _Misfit(f"Encountered more than {_MAX_DIMENSIONS} dimensions")
+        if len(shape) > MAX_DIMENSIONS:
+            raise _Misfit(f"Encountered more than {MAX_DIMENSIONS} dimensions")
         level = level[0] if len(level) == 1 else list(chain.from_iterable(level))
     if list in set(map(type, level)):
         raise _Misfit("", next(item for item in level if type(item) is list), of_type=True)
-    try:
-        return convert(level).reshape(shape)
-    except ValueError as error:  # numpy ends at 64 dimensions
-        raise _Misfit(f"A tensor of shape {shape} cannot be made: {error}") from None
+    return convert(level).reshape(shape)
 
 
 def _ragged(level: list[Json], size: int) -> _Misfit:

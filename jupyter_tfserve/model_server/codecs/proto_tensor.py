@@ -12,10 +12,9 @@ import ml_dtypes
 import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from ..core.servable import Array
+from ..core.servable import MAX_DIMENSIONS, Array
 from ..errors import invalid
 
-_MAX_DIMENSIONS = 254
 _MAX_ELEMENTS = 2**63 - 1
 
 #: A shape larger than its values is filled up with copies of the last one; not past this, which is also gRPC's
@@ -104,12 +103,12 @@ def decode(tensor: tensor_pb2.TensorProto, name: str) -> Array:
         raise _malformed(name, f"its dtype is {kind}")
     shape = () if tensor.tensor_shape.unknown_rank else tuple(dim.size for dim in tensor.tensor_shape.dim)
     count = math.prod(shape)
-    if len(shape) > _MAX_DIMENSIONS or any(size < 0 for size in shape) or count > _MAX_ELEMENTS:
+    if len(shape) > MAX_DIMENSIONS or any(size < 0 for size in shape) or count > _MAX_ELEMENTS:
         raise _malformed(name, f"its shape is {list(shape)}")
     array = _flat(tensor, dtype, count, name)
     try:
         return array.reshape(shape)
-    except ValueError as error:  # numpy ends at 64 dimensions
+    except ValueError as error:  # numpy counts what is behind a zero, too
         raise _malformed(name, str(error)) from None
 
 
@@ -140,7 +139,7 @@ def _content(content: bytes, dtype: np.dtype[Any], count: int, name: str) -> Arr
     if len(content) != count * dtype.itemsize:
         raise _malformed(name, f"tensor_content has {len(content)} bytes, {count * dtype.itemsize} are expected")
     if dtype == np.bool_:  # any byte but 0 is true; the others would not survive numpy, nor be valid in a reply
-        return np.frombuffer(content, np.uint8) != 0
+        return np.frombuffer(content, np.uint8).astype(np.bool_)
     return np.frombuffer(content, dtype)
 
 

@@ -130,6 +130,7 @@ def test_string_content() -> None:
         {"dtype": types_pb2.DT_FLOAT, "shape": [2**62, 4]},
         {"dtype": types_pb2.DT_FLOAT, "shape": [2**40], "float_val": [1]},
         {"dtype": types_pb2.DT_FLOAT, "shape": [0, 2**62, 2**62]},
+        {"dtype": types_pb2.DT_STRING, "shape": [1] * 33, "string_val": [b"x"]},
         {"dtype": types_pb2.DT_FLOAT, "shape": [1] * 100, "float_val": [1]},
         {"dtype": types_pb2.DT_FLOAT, "shape": [1] * 255, "float_val": [1]},
         {"dtype": types_pb2.DT_FLOAT, "shape": [2], "tensor_content": b"1234567"},

@@ -115,3 +115,15 @@ def test_every_dtype_comes_back(server: StoreServer) -> None:
     ):
         body = json.dumps({"signature_name": dtype, "instances": values}).encode()
         assert server.call("POST", "/v1/models/echo:predict", body).json == {"predictions": values}
+
+
+def test_tensors_of_many_dimensions(server: StoreServer) -> None:
+    """TensorFlow's Python interface corrupts memory past 32 dimensions of strings: those are the most."""
+    for rank, status in ((32, 200), (33, 400), (64, 400), (300, 400)):
+        for dtype, value in (("string", '"x"'), ("float32", "1.5")):
+            nested = "[" * rank + value + "]" * rank
+            body = f'{{"signature_name": "{dtype}", "inputs": {nested}}}'.encode()
+            answer = server.call("POST", "/v1/models/echo:predict", body)
+            assert answer.status == status, answer
+            if status == 200:
+                assert answer.json == {"outputs": json.loads(nested)}
