@@ -112,6 +112,27 @@ def echo(folder: Path) -> None:
     )
 
 
+def examples(folder: Path) -> None:
+    """Classify, regress and `number`, which reads strings as numbers; the examples' feature `a` defaults to 0."""
+
+    def parsed(inputs: tf.Tensor) -> tf.Tensor:
+        return tf.io.parse_example(inputs, {"a": tf.io.FixedLenFeature([], tf.float32, 0.0)})["a"]
+
+    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        scores = tf.stack([parsed(inputs), -parsed(inputs)], 1)
+        return {"scores": scores, "classes": tf.where(scores > 0, "up", "down")}
+
+    serialized = [spec([None], tf.string, "inputs")]
+    save(
+        folder,
+        {
+            "serving_default": (classify, serialized),
+            "regress": (lambda inputs: {"outputs": parsed(inputs)}, serialized),
+            "number": (lambda x: {"y": tf.strings.to_number(x)}, [spec([None], tf.string, "x")]),
+        },
+    )
+
+
 def until_there(path: tf.Tensor, name: str) -> tf.Tensor:
     """An op that ends, with the number of looks, once a file is there."""
     end = tf.timestamp() + GIVE_UP
@@ -154,6 +175,7 @@ def main(root: Path) -> None:
     tf1_model(root / "tf1" / "1")
     several(root / "several" / "1")
     echo(root / "echo" / "1")
+    examples(root / "examples" / "1")
     gated(root / "gated" / "1")
     slow_to_load(root / "slow_to_load" / "1", root / "slow_to_load" / "gate")
     model = keras_model()

@@ -34,6 +34,8 @@ def parse(text: str) -> Config:
         return text_format.Parse(text, Config())
     except text_format.ParseError as error:
         raise invalid(f"Error parsing text-format tensorflow.serving.ModelServerConfig: {error}") from None
+    except RecursionError:
+        raise invalid("Error parsing text-format tensorflow.serving.ModelServerConfig: nested too deeply") from None
 
 
 def read(path: Path) -> Config:

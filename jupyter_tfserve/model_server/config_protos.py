@@ -83,3 +83,5 @@ def read(name: str, path: Path) -> Any:
         return parse(name, path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ServingError(Code.NOT_FOUND, f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise invalid(f"{path} is no text: {error}") from None

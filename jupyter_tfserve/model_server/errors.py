@@ -76,7 +76,8 @@ def invalid(message: str, remedy: str = "") -> ServingError:
 
 
 def truncated(message: str) -> str:
-    """The message as a gRPC status carries it."""
-    if len(message) <= MAX_MESSAGE:
-        return message
-    return message[:MAX_MESSAGE] + TRUNCATED
+    """The message as a gRPC status carries it: so many bytes of UTF-8."""
+    said = message.encode("utf-8", "replace")
+    if len(said) <= MAX_MESSAGE:
+        return said.decode()
+    return said[:MAX_MESSAGE].decode("utf-8", "ignore") + TRUNCATED

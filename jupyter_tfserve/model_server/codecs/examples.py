@@ -59,7 +59,11 @@ def _fill(example: example_pb2.Example, value: Json) -> None:
     for name, content in value.items():
         values = content if isinstance(content, list) else [content]
         if values:  # an empty list leaves the feature out
-            example.features.feature[name].CopyFrom(_feature(name, values))
+            feature = _feature(name, values)
+            try:
+                example.features.feature[name].CopyFrom(feature)
+            except UnicodeEncodeError:
+                raise invalid(f"The name of feature {name!r} is not UTF-8") from None
 
 
 def _feature(name: str, values: list[Json]) -> feature_pb2.Feature:

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 import simdjson
 
-from ..core.servable import Array, Signature, TensorInfo
+from ..core.servable import MAX_DIMENSIONS, Array, Signature, TensorInfo
 from ..errors import Code, ServingError, invalid
 from ..inference import shape_text
 from . import json_numbers, json_text
@@ -23,9 +23,6 @@ from .json_values import from_b64, is_b64, kind
 
 #: How much of a value an error quotes.
 _QUOTED = 256
-
-#: TensorFlow's limit (`TensorShape::MaxDimensions`).
-_MAX_DIMENSIONS = 254
 
 #: Keys of an object up to which looking each of them up costs less than reading the body with our own parser.
 _LOOKED_UP = 64
@@ -48,11 +45,13 @@ def parse(body: bytes, last_inside: bool = False) -> dict[str, Json]:
         nested = body.count(b"{") > 1
         try:
             return _first(document, nested, last_inside)
-        except _ManyKeys:
+        except (_NotByKey, RecursionError):  # simdjson takes 1024 levels, Python's stack fewer; the other all there are
             document = json_text.loads(body, last_inside)
     if isinstance(document, dict):
         return document
-    raise invalid("JSON Value: " + _quote(_plain(document, True)) + " Is not object")
+    if isinstance(document, simdjson.Array):
+        document = json_text.loads(body)  # to be quoted, whatever is in it
+    raise invalid("JSON Value: " + _quote(document) + " Is not object")
 
 
 def _plain(value: Any, nested: bool, last: bool = False) -> Json:
@@ -66,8 +65,8 @@ def _plain(value: Any, nested: bool, last: bool = False) -> Json:
     return value
 
 
-class _ManyKeys(Exception):
-    """An object in which simdjson would look for each key too long."""
+class _NotByKey(Exception):
+    """An object in which simdjson would look for each key too long, or for the wrong one: to it a key ends at NUL."""
 
 
 def _first(found: Any, nested: bool, last_inside: bool) -> dict[str, Json]:
@@ -75,8 +74,8 @@ def _first(found: Any, nested: bool, last_inside: bool) -> dict[str, Json]:
     Everything else it offers lets the last one count, in the objects inside as well.
     """
     keys = dict.fromkeys(found.keys())
-    if len(keys) > _LOOKED_UP:
-        raise _ManyKeys
+    if len(keys) > _LOOKED_UP or "\0" in "".join(keys):
+        raise _NotByKey
     return {key: _plain(found[key], nested, last_inside) for key in keys}
 
 
@@ -272,15 +271,12 @@ def _array(value: Json, convert: _Converter) -> Array:
         if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
             raise _ragged(level, size)
         shape.append(size)
-        if len(shape) > _MAX_DIMENSIONS:
-            raise _Misfit(f"Encountered more than {_MAX_DIMENSIONS} dimensions")
+        if len(shape) > MAX_DIMENSIONS:
+            raise _Misfit(f"Encountered more than {MAX_DIMENSIONS} dimensions")
         level = level[0] if len(level) == 1 else list(chain.from_iterable(level))
     if list in set(map(type, level)):
         raise _Misfit("", next(item for item in level if type(item) is list), of_type=True)
-    try:
-        return convert(level).reshape(shape)
-    except ValueError as error:  # numpy ends at 64 dimensions
-        raise _Misfit(f"A tensor of shape {shape} cannot be made: {error}") from None
+    return convert(level).reshape(shape)
 
 
 def _ragged(level: list[Json], size: int) -> _Misfit:
@@ -301,12 +297,8 @@ def _only(flat: list[Json], *types: type) -> None:
 def _floats(dtype: type[np.floating[Any]]) -> _Converter:
     def convert(flat: list[Json]) -> Array:
         _only(flat, int, float)
-        try:
-            doubles = np.array(flat, np.float64)
-        except OverflowError:  # an integer past what a double holds
-            raise _Misfit("", max((v for v in flat if type(v) is int), key=abs), of_type=True) from None
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            return doubles.astype(dtype, copy=False)
+            return np.array(flat, np.float64).astype(dtype, copy=False)
 
     return convert
 

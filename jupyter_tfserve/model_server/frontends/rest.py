@@ -268,7 +268,7 @@ class RestApi:
             for name in self._core.models
             for version in manager.available(name).values()
         ]
-        return Response(200, metrics.page(in_flight).encode("utf-8", "surrogateescape"), "text/plain")
+        return Response(200, metrics.page(in_flight).encode("utf-8", "replace"), "text/plain")
 
     # Answers.
 
