@@ -34,9 +34,10 @@ from .flags import Flags, cpus
 from .frontends.grpc import GrpcOptions, GrpcServer
 from .frontends.http import Handler, HttpServer, Request, Response
 from .frontends.management import EventBus, ManagementApi, model_event, version_event
+from .frontends.profiler import ProfilerService
 from .frontends.rest import RestApi, RestOptions
 from .frontends.services import Services, not_available
-from .platforms import saved_model
+from .platforms import lite, saved_model
 from .platforms.session_config import session_config
 from .platforms.warmup import warm_up
 from .request_log import RequestLogs
@@ -127,7 +128,8 @@ class _Program:
             flags.enable_serialization_as_tensor_content,
             flags.enable_signature_method_name_check,
             self._logs,
-            self._configs.set_memory,
+            self._configs.apply,
+            ProfilerService() if flags.enable_profiler else None,
         )
         self._grpc = GrpcServer(
             services,
@@ -182,23 +184,33 @@ class _Program:
 
     def _load(self, path: Path, options: saved_model.SavedModelOptions) -> Servable:
         """Load and warm up a version; in one of the manager's threads."""
-        servable = saved_model.load(path, options)
+        flags = self._flags
+        if flags.prefer_tflite_model and lite.found(path):
+            servable = lite.load(path, flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool)
+        else:
+            servable = saved_model.load(path, options)
         batching = self._batching(path)
         if batching is not None:
             servable = BatchingServable(servable, batching)
-        if self._flags.enable_model_warmup:
+        if flags.enable_model_warmup:
             try:
-                warm_up(servable, path, self._flags.num_request_iterations_for_warmup)
+                warm_up(servable, path, flags.num_request_iterations_for_warmup)
             except BaseException:
                 servable.close()
                 raise
         return servable
 
     def _batching(self, path: Path) -> BatchingParameters | None:
-        """How a version's requests are merged: as its own file says, else the server's; None where they are not."""
-        if self._flags.enable_per_model_batching_parameters and (path / BATCHING_FILE).exists():
-            return batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE))
-        return self._batching_parameters if self._flags.enable_batching else None
+        """How a version's requests are merged; None where they are not. With --enable_per_model_batching_parameters
+        only a version with its own file batches (`GetPerModelBatchingParams`).
+        """
+        if not self._flags.enable_batching:
+            return None
+        if not self._flags.enable_per_model_batching_parameters:
+            return self._batching_parameters
+        if not (path / BATCHING_FILE).exists():
+            return None
+        return batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE))
 
     def _metrics_path(self) -> str:
         """Where the metrics page is: as the monitoring config says; in a store always."""
@@ -424,9 +436,7 @@ class _Program:
 
     def _read_config_again(self) -> None:
         try:
-            config = model_config.read(Path(self._flags.model_config_file))
-            self._core.reload(model_config.to_models(config))
-            self._configs.set_memory(config)
+            self._configs.apply(model_config.read(Path(self._flags.model_config_file)))
         except ServingError as error:
             log.error("%s is refused, what was served goes on: %s", self._flags.model_config_file, error)
 

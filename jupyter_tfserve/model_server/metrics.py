@@ -37,6 +37,10 @@ class _Metric:
         """The samples as Prometheus reads them."""
         raise NotImplementedError
 
+    def total(self) -> int:
+        """What was counted, over all labels."""
+        raise NotImplementedError
+
     def _text(self, labels: Labels, suffix: str = "", more: str = "") -> str:
         pairs = [f'{key}="{_escape(value)}"' for key, value in zip(self.labels, labels, strict=True)]
         inside = ",".join([*pairs, more] if more else pairs)
@@ -60,7 +64,7 @@ class Counter(_Metric):
             self._values[labels] = self._values.get(labels, 0) + by
 
     def total(self) -> int:
-        """The sum over all labels."""
+        """The sum of the values."""
         with self._lock:
             return int(sum(self._values.values()))
 
@@ -90,6 +94,11 @@ class Histogram(_Metric):
                 child = self._values[labels] = ([0] * (len(self._limits) + 1), [0.0])
             child[0][bisect_left(self._limits, value)] += 1
             child[1][0] += value
+
+    def total(self) -> int:
+        """How many values were counted."""
+        with self._lock:
+            return sum(sum(counts) for counts, _ in self._values.values())
 
     def lines(self) -> list[str]:
         """Buckets, sum and count for each combination of labels."""
@@ -154,6 +163,14 @@ def page(in_flight: Sequence[tuple[str, int, int]] = ()) -> str:
             for name, number, count in in_flight
         ]
     return "\n".join(lines) + "\n"
+
+
+def totals(names: Sequence[str]) -> dict[str, int]:
+    """What each metric has counted so far, 0 for an unknown one. Names are those of the page, or have TF Serving's
+    slashes for its colons.
+    """
+    known = {metric.name: metric for metric in ALL}
+    return {name: known[key].total() if (key := name.replace("/", ":")) in known else 0 for name in names}
 
 
 class Run:

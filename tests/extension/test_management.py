@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import PATIENCE, publish, wait_for
+from helpers import PATIENCE, call, publish, wait_for
 from jupyter_process import HEADERS, JupyterServer, open_files, read_events
 
 from jupyter_tfserve.api import UploadFile, UploadRequest
@@ -35,6 +36,8 @@ OPERATIONS = [
     ("PUT", "/api/uploads/0?path=x&offset=0", b""),
     ("POST", "/api/uploads/0", None),
     ("DELETE", "/api/uploads/0", None),
+    ("GET", "/monitoring/prometheus/metrics", None),
+    ("POST", "/monitoring/prometheus/metrics", None),
 ]
 
 
@@ -198,13 +201,25 @@ def test_events(jupyter: JupyterServer, models: Path, client: Client) -> None:
     assert "Traceback" not in jupyter.said()
 
 
+def test_the_metrics_page(jupyter: JupyterServer) -> None:
+    jupyter.call("POST", "/tfserve/v1/models/affine:predict", {"instances": [1]})
+    path = "/monitoring/prometheus/metrics"
+    answer = jupyter.call("GET", "/tfserve" + path)
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/plain")
+    counted = re.search(rb':request_count\{model_name="affine",status="OK"\} (\d+)', answer.body)
+    assert counted is not None and int(counted[1]) >= 1
+    assert call(jupyter.rest_port, "GET", path, headers=HEADERS).status == 200
+    for verb, target, status in (("HEAD", path, 200), ("POST", path, 200), ("GET", path + "?x=1", 400)):
+        assert jupyter.call(verb, "/tfserve" + target).status == status
+
+
 def test_polling_is_no_activity_but_a_prediction_is(jupyter: JupyterServer) -> None:
     def last_activity() -> str:
         # this request itself counts only once it is answered
         return str(json.loads(jupyter.call("GET", "/api/status?no_track_activity=1").body)["last_activity"])
 
     before = last_activity()
-    for path in ("/api/state", "/api/models/affine", "/api/logs"):
+    for path in ("/api/state", "/api/models/affine", "/api/logs", "/monitoring/prometheus/metrics"):
         jupyter.call("GET", "/tfserve" + path)
     assert last_activity() == before
     jupyter.call("POST", "/tfserve/v1/models/affine:predict", {"instances": [1]})

@@ -11,7 +11,7 @@ from pathlib import Path
 from watchfiles import Change, watch
 
 from ...store import versions_in
-from .policy import ModelConfig, aspired
+from .policy import ModelConfig, Specific, aspired
 
 #: Milliseconds after a change during which more changes are gathered into one look.
 _DEBOUNCE = 50
@@ -85,7 +85,9 @@ class FileSystemSource:
             # unload what serves: this model keeps what it has, and no other one notices.
             return f"Could not find base path {config.base_path} for servable {name}"
         found = versions_in(config.base_path)
-        labelled: Collection[int] = set(config.labels.values()) if self._keep_labelled else ()
+        # A policy that names its versions means them, and no others.
+        keep = self._keep_labelled and not isinstance(config.policy, Specific)
+        labelled: Collection[int] = set(config.labels.values()) if keep else ()
         chosen = aspired(found, config.policy, labelled)
         self._on_aspired(name, chosen)
         if chosen:
