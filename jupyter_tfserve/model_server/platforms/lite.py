@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ except ImportError:
 MODEL_FILE = "model.tflite"
 
 #: Where TF Serving looks for signatures: a map of serialized SignatureDefs, whose tensors are named.
-_METADATA = "signature_defs_metadata"
+_METADATA = b"signature_defs_metadata"
 
 _PREDICT_METHOD = "tensorflow/serving/predict"
 
@@ -63,7 +63,7 @@ class _LiteServable:
         self._places = threading.Semaphore(interpreters)
         self._lock = threading.Lock()
         self._idle = [self._make()]
-        definitions = _definitions_for_serving(self._content)
+        definitions = _definitions_for_serving(self._content, self._idle[0])
         self._has_runners = not definitions and bool(self._idle[0].get_signature_list())
         if self._has_runners:
             definitions = _definitions_of_runners(self._idle[0])
@@ -117,37 +117,45 @@ def _run_tensors(
     interpreter: Any, signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str]
 ) -> list[Array]:
     """A signature whose tensors are known by name only, in the model's main graph."""
-    places = {detail["name"]: detail["index"] for detail in interpreter.get_input_details()}
+    places = _places(interpreter.get_input_details())
     for name, info in signature.inputs.items():
-        interpreter.resize_tensor_input(places[_legacy(info.name, places)], inputs[name].shape)
+        interpreter.resize_tensor_input(places[info.name], inputs[name].shape)
     interpreter.allocate_tensors()
     for name, info in signature.inputs.items():
-        interpreter.set_tensor(places[_legacy(info.name, places)], inputs[name])
+        interpreter.set_tensor(places[info.name], inputs[name])
     interpreter.invoke()
-    places = {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
-    names = [signature.outputs[name].name for name in outputs]
-    return [interpreter.get_tensor(places[_legacy(name, places)]) for name in names]
+    places = _places(interpreter.get_output_details())
+    return [interpreter.get_tensor(places[signature.outputs[name].name]) for name in outputs]
 
 
-def _legacy(name: str, known: Container[str]) -> str:
-    """A tensor's name as the model knows it: old converters left out the ":0" (`FixTfLiteTensorName`)."""
-    short = name.partition(":")[0]
-    if name not in known and short not in known:
-        raise ValueError(f"Unknown tensor {name!r}.")
-    return name if name in known else short
+def _places(details: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Where each tensor is, by its name."""
+    return {detail["name"]: detail["index"] for detail in details}
 
 
-def _definitions_for_serving(content: bytes) -> dict[str, Any]:
-    """The SignatureDefs that were put into the model for TF Serving; {} for none."""
+def _definitions_for_serving(content: bytes, interpreter: Any) -> dict[str, Any]:
+    """The SignatureDefs that were put into the model for TF Serving; {} for none. Raises ValueError if one names a
+    tensor that there is not.
+    """
     model = schema.Model.GetRootAsModel(content, 0)
+    definitions: dict[str, Any] = {}
     for index in range(model.MetadataLength()):
         if model.Metadata(index).Name() == _METADATA:
             written = flexbuffers.GetRoot(bytearray(model.Buffers(model.Metadata(index).Buffer()).DataAsNumpy())).AsMap
-            return {
-                key.AsKey: meta_graph_pb2.SignatureDef.FromString(value.AsStringBytes)
-                for key, value in zip(written.Keys, written.Values, strict=True)
-            }
-    return {}
+            for key, value in zip(written.Keys, written.Values, strict=True):
+                definitions[key.AsKey] = meta_graph_pb2.SignatureDef.FromString(value.AsStringBytes)
+    for definition in definitions.values():
+        for tensors, details in (
+            (definition.inputs, interpreter.get_input_details()),
+            (definition.outputs, interpreter.get_output_details()),
+        ):
+            known = _places(details)
+            for info in tensors.values():
+                # Old converters left out the ":0" (`FixTfLiteTensorName`).
+                info.name = info.name if info.name in known else info.name.partition(":")[0]
+                if info.name not in known:
+                    raise ValueError(f"a signature names the tensor {info.name!r}, which the model has not")
+    return definitions
 
 
 def _definitions_of_runners(interpreter: Any) -> dict[str, Any]:
