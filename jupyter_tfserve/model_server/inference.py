@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .core.servable import DEFAULT_SIGNATURE, Array, Servable, Signature
+from .core.servable import DEFAULT_SIGNATURE, Array, Servable, Signature, TensorInfo
 from .errors import Code, ServingError, invalid
 
 
@@ -46,7 +46,28 @@ def predict(
             )
         if name in outputs[:place]:
             raise invalid(f"duplicate output tensor alias: {name}")
-    return dict(zip(outputs, servable.run(called, fed, outputs, timeout_ms), strict=True))
+    try:
+        return dict(zip(outputs, servable.run(called, fed, outputs, timeout_ms), strict=True))
+    except ServingError as error:
+        raise _explained(error, called, fed) from None
+
+
+def _explained(error: ServingError, called: Signature, fed: Mapping[str, Array]) -> ServingError:
+    """An error of the graph, which knows nothing of the signature's inputs, with those named that do not fit."""
+    misfits = [
+        f"{takes(name, info)[:-1]}; {info.dtype}{shape_text(fed[name].shape)} came."
+        for name, info in called.inputs.items()
+        if not _fits(fed[name].shape, info.shape)
+    ]
+    if error.code is not Code.INVALID_ARGUMENT or not misfits:
+        return error
+    return ServingError(error.code, error.message, " ".join(filter(None, [error.remedy, *misfits])))
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int, ...] | None) -> bool:
+    return declared is None or (
+        len(shape) == len(declared) and all(b in (-1, a) for a, b in zip(shape, declared, strict=True))
+    )
 
 
 def _complete(called: Signature, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -66,7 +87,7 @@ def _complete(called: Signature, inputs: Mapping[str, Array]) -> Mapping[str, Ar
         if inputs[name].dtype != info.numpy:
             raise invalid(
                 f"Expects arg[{place}] to be {info.dtype} but {dtype_name(inputs[name].dtype)} is provided",
-                f"Input {name!r} takes {info.dtype}{shape_text(info.shape)}.",
+                takes(name, info),
             )
     return inputs
 
@@ -162,6 +183,11 @@ _NAMES = {
 def dtype_name(dtype: np.dtype[np.generic]) -> str:
     """TensorFlow's name of a dtype (`DataTypeString`)."""
     return _NAMES.get(dtype, dtype.name)
+
+
+def takes(name: str, info: TensorInfo) -> str:
+    """A sentence for whoever sent something else."""
+    return f"Input {name!r} takes {info.dtype}{shape_text(info.shape)}."
 
 
 def shape_text(shape: tuple[int, ...] | None) -> str:

@@ -12,8 +12,9 @@ import ml_dtypes
 import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from ..core.servable import Array
-from ..errors import invalid
+from ..core.servable import Array, TensorInfo
+from ..errors import ServingError, invalid
+from ..inference import takes
 
 _MAX_DIMENSIONS = 254
 _MAX_ELEMENTS = 2**63 - 1
@@ -90,12 +91,19 @@ _FIELDS: dict[int, tuple[str, Callable[[Any, np.dtype[Any]], Array]]] = {
 }
 
 
-def decode(tensor: tensor_pb2.TensorProto, name: str) -> Array:
+def decode(tensor: tensor_pb2.TensorProto, name: str, info: TensorInfo | None = None) -> Array:
     """A TensorProto as an array, read-only where it was sent as `tensor_content`.
 
     Too few values repeat the last one, none at all are zeros, spare ones are dropped. Raises ServingError
-    ``tensor parsing error: NAME`` with what is wrong.
+    ``tensor parsing error: NAME`` with what is wrong, and what the input takes if `info` says it.
     """
+    try:
+        return _decode(tensor, name)
+    except ServingError as error:
+        raise invalid(error.message, takes(name, info) if info else "") from None
+
+
+def _decode(tensor: tensor_pb2.TensorProto, name: str) -> Array:
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         kind = (

@@ -108,7 +108,7 @@ def _carried(method: Method) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         try:
             return method(payload, None if left is None else time.monotonic() + left)
         except ServingError as error:
-            context.abort(_STATUS[int(error.code)], truncated(error.message))
+            context.abort(_STATUS[int(error.code)], truncated(error.text))
         except Exception:
             log.exception("A gRPC request failed")
             context.abort(grpc.StatusCode.INTERNAL, "Internal error")

@@ -45,6 +45,7 @@ class Request:
     target: str  #: path and query as they came, byte for byte (latin-1)
     headers: dict[str, str]  #: names in lower case; of equal ones the last
     body: bytes
+    abandoned: bool = False  #: its client has closed its side since
 
 
 @dataclass(slots=True)
@@ -136,6 +137,7 @@ class _Connection(asyncio.Protocol):
         self._waiting: deque[tuple[Request, bool]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._busy = False
+        self._current: Request | None = None
         self._streaming = False
         self._closing = False
         self._refusal: Response | None = None
@@ -209,8 +211,10 @@ class _Connection(asyncio.Protocol):
                 self._refuse(431)
 
     def eof_received(self) -> bool:
-        # A client that only closed its side still reads: what it asked for is answered.
+        # A client that only closed its side still reads: what it asked for is answered, unless it has to wait for long.
         self._closing = True
+        if self._current is not None:
+            self._current.abandoned = True
         return bool(self._busy or self._waiting)
 
     # The parser calls these.
@@ -265,7 +269,7 @@ class _Connection(asyncio.Protocol):
         """Answer what waits: at once where the handler can, in a task where it takes time."""
         while self._waiting and self._transport is not None and not self._transport.is_closing():
             request, keep = self._waiting.popleft()
-            self._busy = True
+            self._busy, self._current = True, request
             try:
                 answer = self._server.handler(request) if request.method in _METHODS else html_error(501)
             except Exception:

@@ -28,6 +28,10 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 _MAX_VERSION = 2**63 - 1
 
+#: Seconds that a request may have waited for a thread when its client has closed the connection; after that nobody is
+#: taken to read the answer any more. (Who closes only one side, and reads on, is answered at once in general.)
+_ABANDONED_SECONDS = 0.5
+
 _CORS = (
     ("Access-Control-Allow-Origin", "*"),
     ("Access-Control-Allow-Methods", "POST, GET"),
@@ -83,12 +87,15 @@ class RestApi:
         return asyncio.get_running_loop().run_in_executor(
             self._pool,
             lambda: self._answer(
-                _unquote(match["model"]), match["verb"], lambda: self._run(request, match, deadline), began
+                _unquote(match["model"]), match["verb"], lambda: self._run(request, match, deadline, began), began
             ),
         )
 
-    def _run(self, request: Request, match: re.Match[str], deadline: float | None) -> Response:
+    def _run(self, request: Request, match: re.Match[str], deadline: float | None, began: float) -> Response:
         """In a thread of the pool."""
+        if request.abandoned and time.perf_counter() - began > _ABANDONED_SECONDS:
+            raise ServingError(Code.CANCELLED, "The client has gone.")
+        _left(deadline)
         model, number, label = _spec(match)
         body = self._inflated(request)
         if match["verb"] == "predict":
@@ -183,8 +190,7 @@ class RestApi:
         return self._reply(reply)
 
     def _error(self, error: ServingError) -> Response:
-        message = f"{error.message} {error.remedy}".rstrip() if error.remedy else error.message
-        body = '{\n    "error": ' + json.dumps(message, ensure_ascii=False) + "\n}"
+        body = '{\n    "error": ' + json.dumps(error.text, ensure_ascii=False) + "\n}"
         retry = (("Retry-After", "1"),) if error.code is Code.UNAVAILABLE else ()
         return Response(error.code.http, body.encode("utf-8", "surrogateescape"), headers=retry)
 

@@ -79,7 +79,10 @@ class Services:
         with _Counted(request, "Predict") as spec, self._core.use(*spec) as version:
             asked = request.model_spec.signature_name
             signature = inference.signature(version.loaded, asked, Code.FAILED_PRECONDITION)
-            inputs = {key: proto_tensor.decode(tensor, key) for key, tensor in request.inputs.items()}
+            inputs = {
+                key: proto_tensor.decode(tensor, key, signature.inputs.get(key))
+                for key, tensor in request.inputs.items()
+            }
             with metrics.Run(version.model, version.number, signature.name, "Predict"):
                 outputs = inference.predict(version.loaded, signature, inputs, request.output_filter, _left(deadline))
         response = predict_pb2.PredictResponse()
