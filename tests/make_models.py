@@ -152,6 +152,18 @@ def slow_to_load(folder: Path, gate: Path) -> None:
         builder.save()
 
 
+def chain(folder: Path) -> None:
+    """y = x through several layers of 64 x 64, each of them zero: enough work for TensorFlow to rewrite it."""
+    weights = tf.Variable(np.zeros((64, 64), np.float32))
+
+    def run(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        for _ in range(6):
+            x = tf.nn.relu(tf.matmul(tf.tanh(x * 1.5 + 0.5), weights))
+        return {"y": x}
+
+    save(folder, {"serving_default": (run, [spec([None, 64], tf.float32, "x")])}, weights=weights)
+
+
 def lite(folder: Path, for_serving: Path) -> None:
     """saved_model.pb: y = x + 1; model.tflite beside it: y = 2x, and two more signatures. `for_serving` holds the first
     of them alone, in the form that TensorFlow Serving reads.
@@ -210,6 +222,7 @@ def main(root: Path) -> None:
     several(root / "several" / "1")
     echo(root / "echo" / "1")
     gated(root / "gated" / "1")
+    chain(root / "chain" / "1")
     lite(root / "lite" / "1", root / "lite_serving" / "1")
     slow_to_load(root / "slow_to_load" / "1", root / "slow_to_load" / "gate")
     model = keras_model()

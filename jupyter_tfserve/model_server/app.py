@@ -88,6 +88,7 @@ class _Program:
         self._flags = flags
         self._notices: list[str] = []
         self._ready = False
+        self._refused = ""  # why the polled config file was refused at the last poll
         self._stopping = asyncio.Event()
 
     async def run(self) -> int:
@@ -435,10 +436,14 @@ class _Program:
             await asyncio.sleep(1)
 
     def _read_config_again(self) -> None:
+        refused = ""
         try:
             self._configs.apply(model_config.read(Path(self._flags.model_config_file)))
         except ServingError as error:
-            log.error("%s is refused, what was served goes on: %s", self._flags.model_config_file, error)
+            refused = str(error)
+            if refused != self._refused:  # once, not at each poll
+                log.error("%s is refused, what was served goes on: %s", self._flags.model_config_file, error)
+        self._refused = refused
 
     async def _drain(
         self, servers: list[tuple[HttpServer, asyncio.AbstractServer]], sweeps: list[asyncio.Task[None]]

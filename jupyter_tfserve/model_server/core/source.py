@@ -3,6 +3,7 @@ FileSystemStoragePathSource)."""
 
 from __future__ import annotations
 
+import logging
 import os.path
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -12,6 +13,8 @@ from watchfiles import Change, watch
 
 from ...store import versions_in
 from .policy import ModelConfig, Specific, aspired
+
+log = logging.getLogger(__name__)
 
 #: Milliseconds after a change during which more changes are gathered into one look.
 _DEBOUNCE = 50
@@ -72,7 +75,10 @@ class FileSystemSource:
             config = self._models.get(name)
             if config is None:
                 return ""
-            self._errors[name] = error = self._look(name, config)
+            error = self._look(name, config)
+            if error and error != self._errors.get(name):
+                log.warning("%s", error)
+            self._errors[name] = error
             return error
 
     def error(self, name: str) -> str:

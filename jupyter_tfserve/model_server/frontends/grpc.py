@@ -39,12 +39,14 @@ class GrpcServer:
     def __init__(self, services: Services, bearers: Bearers, options: GrpcOptions) -> None:
         self._server = grpc.server(
             ThreadPoolExecutor(options.max_threads, "grpc"),
-            options=[
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.so_reuseport", 0),  # a port that is taken must be noticed, not shared
-                *options.channel_arguments,
-            ],
+            options=list(
+                {
+                    "grpc.max_send_message_length": -1,
+                    "grpc.max_receive_message_length": -1,
+                    "grpc.so_reuseport": 0,  # a port that is taken must be noticed, not shared
+                    **dict(options.channel_arguments),
+                }.items()
+            ),
             interceptors=[_BearerInterceptor(bearers)] if bearers else [],
         )
         for service, methods in services.methods().items():
