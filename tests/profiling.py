@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 from helpers import PATIENCE, Tfserve
-from tensorflow.tsl.profiler.protobuf import xplane_pb2
+from tensorflow.tsl.profiler.protobuf import profiler_options_pb2, xplane_pb2
 
 from jupyter_tfserve.model_server import config_protos
 
@@ -52,6 +52,8 @@ def what_runs(one: Tfserve, instances: list[Any], folder: Path) -> set[str]:
     """The ops that these requests run, and what else is traced."""
     for _ in range(3):
         one.predict("default", instances)
+    every_op = profiler_options_pb2.ProfileOptions(version=1, host_tracer_level=3).SerializeToString()
+    fields = {"session_id": "s", "host_name": "h", "repository_root": str(folder), "opts": every_op}
     with asked_again_and_again(one, instances):
-        profile(one, "Profile", session_id="s", host_name="h", repository_root=str(folder), duration_ms=1000)
+        profile(one, "Profile", duration_ms=1000, **fields)
     return names_in(folder / "s" / "h.xplane.pb")

@@ -32,8 +32,9 @@ def over_grpc(server: StoreServer, model: str, signature: str, value: Any) -> st
     request.model_spec.name = model
     request.model_spec.signature_name = signature
     array = np.array(value)
+    name = "inputs" if model == "keras_saved" else "x"
     dtype = {"i": tf.int32, "f": tf.float32}.get(array.dtype.kind, tf.string)
-    request.inputs["x"].CopyFrom(tf.make_tensor_proto(value, dtype))
+    request.inputs[name].CopyFrom(tf.make_tensor_proto(value, dtype))
     return refused(server, request)
 
 
@@ -56,10 +57,10 @@ def test_another_dtype(server: StoreServer, way: Way) -> None:
 
 
 @WAYS
-@pytest.mark.parametrize("model", ["keras_export", "keras_saved"])
-def test_a_shape_that_the_graph_refuses(server: StoreServer, way: Way, model: str) -> None:
+@pytest.mark.parametrize(("model", "name"), [("keras_export", "x"), ("keras_saved", "inputs")])
+def test_a_shape_that_the_graph_refuses(server: StoreServer, way: Way, model: str, name: str) -> None:
     said = way(server, model, "", [[1.0, 2.0]])
-    assert "Input 'x' takes float[?,3]; float[1,2] came." in said
+    assert f"Input {name!r} takes float[?,3]; float[1,2] came." in said
 
 
 @WAYS
