@@ -137,6 +137,7 @@ class TFServe(ExtensionApp):
         self.management_forwarder = Forwarder(self.supervisor.socket)
         self.broadcast = Broadcast()
         self.follower = Follower(self.management_forwarder, self._on_model_server)
+        self._collector = metrics.ModelServerCollector(self.supervisor.socket, lambda: self.supervisor.running)
         self.uploads = Uploads(self.models, self.max_upload_size)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._endpoint = runtime / f"jupyter_{folder.name}.json"
@@ -152,7 +153,6 @@ class TFServe(ExtensionApp):
         """The event loop runs: tell the kernels where we are, and serve again what was served."""
         self._loop = asyncio.get_running_loop()
         self.follower.start()
-        self._collector = metrics.ModelServerCollector(self.supervisor.socket, lambda: self.supervisor.running)
         REGISTRY.register(self._collector)
         write_atomically(
             self._endpoint,
@@ -167,7 +167,8 @@ class TFServe(ExtensionApp):
         if os.environ.get(ENDPOINT) == str(self._endpoint):
             del os.environ[ENDPOINT]
         self._endpoint.unlink(missing_ok=True)
-        REGISTRY.unregister(self._collector)
+        with contextlib.suppress(KeyError):  # Jupyter Server did not come as far as to start us
+            REGISTRY.unregister(self._collector)
         self.broadcast.close()
         await self.follower.stop()
         await asyncio.to_thread(self.supervisor.close)
