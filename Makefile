@@ -6,6 +6,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 LAB_ARGS ?=
 FUZZ_SECONDS ?= 600
+CONFORMANCE ?= ../shared/conformance
+CONFORMANCE_ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -13,10 +15,10 @@ DOCS_INSTALLED := .venv/.installed-docs
 FUZZ_INSTALLED := .venv/.installed-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test faults fuzz lint format bench docs clean
+.PHONY: help setup demo lab test conformance faults fuzz lint format bench docs clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: $(INSTALLED) ## create .venv and install into it (the other targets do it by themselves)
 
@@ -43,6 +45,9 @@ lab: $(INSTALLED) ## open the quickstart in JupyterLab (PORT=8888)
 
 test: lint ## lint, then the whole suite (PYTEST_ARGS='-k store' for a part of it)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+conformance: $(INSTALLED) ## the wire conformance suite (CONFORMANCE=its folder), direct and through Jupyter
+	@$(BIN)/python tools/conformance.py $(CONFORMANCE) $(CONFORMANCE_ARGS)
 
 faults: $(INSTALLED) ## the long form of the fault tests: 200 registrations under load, about five minutes
 	@REGISTRATIONS=200 $(BIN)/python -m pytest -s tests/faults

@@ -21,6 +21,7 @@ from jupyter_events import EventLogger
 from jupyter_server._tz import utcnow
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
+from prometheus_client import REGISTRY
 from traitlets import Float, Int, List, Unicode, default
 
 from ..api import Event
@@ -136,6 +137,7 @@ class TFServe(ExtensionApp):
         self.management_forwarder = Forwarder(self.supervisor.socket)
         self.broadcast = Broadcast()
         self.follower = Follower(self.management_forwarder, self._on_model_server)
+        self._collector = metrics.ModelServerCollector(self.supervisor.socket, lambda: self.supervisor.running)
         self.uploads = Uploads(self.models, self.max_upload_size)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._endpoint = runtime / f"jupyter_{folder.name}.json"
@@ -145,12 +147,13 @@ class TFServe(ExtensionApp):
     def initialize_handlers(self) -> None:
         """Our two groups of URLs."""
         self.handlers.extend(default_handlers)
-        self.handlers.append((r"/tfserve(/v1(?:/.*)?)", InferenceHandler))
+        self.handlers.append((r"/tfserve(/(?i:v1)(?:/.*)?)", InferenceHandler))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """The event loop runs: tell the kernels where we are, and serve again what was served."""
         self._loop = asyncio.get_running_loop()
         self.follower.start()
+        REGISTRY.register(self._collector)
         write_atomically(
             self._endpoint,
             json.dumps({"url": local_url(self.server), "token": self.supervisor.token, "pid": os.getpid()}),
@@ -164,6 +167,8 @@ class TFServe(ExtensionApp):
         if os.environ.get(ENDPOINT) == str(self._endpoint):
             del os.environ[ENDPOINT]
         self._endpoint.unlink(missing_ok=True)
+        with contextlib.suppress(KeyError):  # Jupyter Server did not come as far as to start us
+            REGISTRY.unregister(self._collector)
         self.broadcast.close()
         await self.follower.stop()
         await asyncio.to_thread(self.supervisor.close)

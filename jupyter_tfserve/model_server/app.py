@@ -28,15 +28,17 @@ from .codecs.json_numbers import quiet_numpy
 from .config import Config, ConfigStore, batching_parameters
 from .core.batching import Batcher, Batching
 from .core.manager import RetryPolicy, Version
+from .core.servable import Servable
 from .core.server_core import CoreOptions, ServerCore
 from .errors import ServingError
 from .flags import Flags, cpus
 from .frontends.grpc import GrpcOptions, GrpcServer
 from .frontends.http import Exchange, Handler, HttpServer, Response
 from .frontends.management import EventBus, ManagementApi, model_event, version_event
+from .frontends.profiler import ProfilerService
 from .frontends.rest import HEALTH_PATHS, RestApi, RestOptions
 from .frontends.services import Services, not_available
-from .platforms import saved_model
+from .platforms import lite, saved_model
 from .platforms.session_config import session_config
 from .platforms.warmup import warm_up
 from .request_log import RequestLogs
@@ -87,6 +89,7 @@ class _Program:
         self._flags = flags
         self._notices: list[str] = []
         self._ready = False
+        self._refused = ""  # why the polled config file was refused at the last poll
         self._stopping = asyncio.Event()
 
     async def run(self) -> int:
@@ -129,7 +132,8 @@ class _Program:
             flags.enable_serialization_as_tensor_content,
             flags.enable_signature_method_name_check,
             self._logs,
-            self._configs.set_memory,
+            self._configs.apply,
+            ProfilerService() if flags.enable_profiler else None,
         )
         self._grpc = GrpcServer(
             services,
@@ -185,24 +189,33 @@ class _Program:
 
     def _load(self, name: str, number: int, path: Path, options: saved_model.SavedModelOptions) -> Batcher:
         """Load and warm up a version; in one of the manager's threads."""
-        servable = saved_model.load(path, options)
+        flags = self._flags
+        servable: Servable
+        if flags.prefer_tflite_model and lite.found(path):
+            servable = lite.load(path, flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool)
+        else:
+            servable = saved_model.load(path, options)
         try:
             batcher = Batcher(servable, self._batching(path), name, number)
-            if self._flags.enable_model_warmup:
-                warm_up(batcher, path, self._flags.num_request_iterations_for_warmup)
+            if flags.enable_model_warmup:
+                warm_up(batcher, path, flags.num_request_iterations_for_warmup)
         except BaseException:
             servable.close()
             raise
         return batcher
 
     def _batching(self, path: Path) -> Batching:
-        """How a version's requests are run: merged as its own file says, or as the server's."""
+        """How a version's requests are run. With --enable_per_model_batching_parameters only those of a version with
+        its own file are merged (`GetPerModelBatchingParams`).
+        """
         parameters = self._batching_parameters
-        if self._flags.enable_per_model_batching_parameters and (path / BATCHING_FILE).exists():
-            parameters = batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE))
-        elif not self._flags.enable_batching:
+        if not self._flags.enable_batching:
             return Batching("off", parameters)
-        return Batching("on", parameters)
+        if not self._flags.enable_per_model_batching_parameters:
+            return Batching("on", parameters)
+        if not (path / BATCHING_FILE).exists():
+            return Batching("off", parameters)
+        return Batching("on", batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE)))
 
     def _metrics_path(self) -> str:
         """Where the metrics page is: as the monitoring config says; in a store always."""
@@ -419,12 +432,14 @@ class _Program:
             await asyncio.sleep(1)
 
     def _read_config_again(self) -> None:
+        refused = ""
         try:
-            config = model_config.read(Path(self._flags.model_config_file))
-            self._core.reload(model_config.to_models(config))
-            self._configs.set_memory(config)
+            self._configs.apply(model_config.read(Path(self._flags.model_config_file)))
         except ServingError as error:
-            log.error("%s is refused, what was served goes on: %s", self._flags.model_config_file, error)
+            refused = str(error)
+            if refused != self._refused:  # once, not at each poll
+                log.error("%s is refused, what was served goes on: %s", self._flags.model_config_file, error)
+        self._refused = refused
 
     async def _drain(
         self, servers: list[tuple[HttpServer, asyncio.AbstractServer]], sweeps: list[asyncio.Task[None]]

@@ -66,6 +66,11 @@ class ServingError(Exception):
         self.message = message
         self.remedy = remedy
 
+    @property
+    def text(self) -> str:
+        """The message and its remedy, as callers of the inference APIs read them."""
+        return f"{self.message} {self.remedy}" if self.remedy else self.message
+
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
 

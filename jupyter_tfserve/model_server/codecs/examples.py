@@ -102,5 +102,7 @@ def _value(name: str, value: Json) -> tuple[str, Any]:
         try:
             return "bytes", from_b64(value)
         except ValueError:
-            raise invalid(f"Unable to base64 decode feature: {name}") from None
+            raise invalid(
+                f"Unable to base64 decode feature: {name}", 'Bytes are written as {"b64": "..."}, in base64.'
+            ) from None
     raise invalid(f"Feature: {name} has element with unexpected JSON type: {kind(value)}")

@@ -16,7 +16,7 @@ import simdjson
 
 from ..core.servable import MAX_DIMENSIONS, Array, Signature, TensorInfo
 from ..errors import Code, ServingError, invalid
-from ..inference import shape_text
+from ..inference import takes
 from . import json_numbers, json_text
 from .json_numbers import Numbers
 from .json_values import from_b64, is_b64, kind
@@ -82,7 +82,11 @@ def _first(found: Any, nested: bool, last_inside: bool) -> dict[str, Json]:
 def _quote(value: Json) -> str:
     """A value in an error's text, cut short. It may be nested deeply, so that only its beginning is written."""
     if isinstance(value, (list, dict)):
-        text = str(value) if len(value) < 8 and not any(isinstance(item, (list, dict)) for item in value) else ""
+        text = (
+            json.dumps(value, separators=(",", ":"))
+            if len(value) < 8 and not any(isinstance(item, (list, dict)) for item in value)
+            else ""
+        )
         return text[:_QUOTED] or ("[..." if isinstance(value, list) else "{...")
     return json.dumps(value)[:_QUOTED]
 
@@ -233,11 +237,12 @@ def _shape(array: Array) -> str:
 class _Misfit(Exception):
     """A value that does not become a tensor of the type asked for."""
 
-    def __init__(self, message: str, value: Json = None, of_type: bool = False) -> None:
+    def __init__(self, message: str, value: Json = None, of_type: bool = False, of_base64: bool = False) -> None:
         super().__init__(message)
         self._message = message
         self._value = value
         self.of_type = of_type
+        self.of_base64 = of_base64
 
     def text(self, info: TensorInfo) -> str:
         """TF Serving's text."""
@@ -248,8 +253,8 @@ class _Misfit(Exception):
 
 
 def _remedy(name: str, info: TensorInfo, misfit: _Misfit) -> str:
-    remedy = f"Input {name!r} takes {info.dtype}{shape_text(info.shape)}."
-    if misfit.of_type and info.dtype == "string":
+    remedy = takes(name, info)
+    if misfit.of_base64 or (misfit.of_type and info.dtype == "string"):
         remedy += ' Bytes are written as {"b64": "..."}.'
     return remedy
 
@@ -333,7 +338,7 @@ def _bytes(value: Json) -> bytes:
         try:
             return from_b64(value)
         except ValueError:
-            raise _Misfit(f"Unable to base64 decode: {value['b64'][:_QUOTED]}") from None
+            raise _Misfit(f"Unable to base64 decode: {value['b64'][:_QUOTED]}", of_base64=True) from None
     raise _Misfit("", value, of_type=True)
 
 

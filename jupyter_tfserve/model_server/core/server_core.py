@@ -22,7 +22,7 @@ class CoreOptions:
     num_load_threads: int = 1
     num_unload_threads: int = 1
     allow_version_labels_for_unavailable_models: bool = False
-    keep_labelled: bool = False  #: labelled versions stay loaded, whatever the policy says
+    keep_labelled: bool = False  #: labelled versions stay loaded, unless the policy names versions itself
 
 
 class ServerCore:

@@ -59,12 +59,14 @@ class GrpcServer:
         self._folder = ""  # of the socket between the two transports
         self._server = grpc.server(
             self._pool,
-            options=[
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.so_reuseport", 0),  # a port that is taken must be noticed, not shared
-                *options.channel_arguments,
-            ],
+            options=list(
+                {
+                    "grpc.max_send_message_length": -1,
+                    "grpc.max_receive_message_length": -1,
+                    "grpc.so_reuseport": 0,  # a port that is taken must be noticed, not shared
+                    **dict(options.channel_arguments),
+                }.items()
+            ),
             interceptors=[_BearerInterceptor(bearers)] if bearers else [],
         )
         for service, methods in services.methods().items():
@@ -150,7 +152,7 @@ def _carried(method: Method) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         try:
             return method(payload, None if left is None else time.monotonic() + left)
         except ServingError as error:
-            context.abort(_STATUS[int(error.code)], truncated(error.message))
+            context.abort(_STATUS[int(error.code)], truncated(error.text))
         except Exception:
             log.exception("A gRPC request failed")
             context.abort(grpc.StatusCode.INTERNAL, "Internal error")

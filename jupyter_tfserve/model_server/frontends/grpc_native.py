@@ -142,7 +142,7 @@ class NativeTransport:
     def fail(self, call_id: int, error: ServingError) -> None:
         """Send a status."""
         self._calls.pop(call_id, None)
-        self._front.fail(call_id, int(error.code), truncated(error.message))
+        self._front.fail(call_id, int(error.code), truncated(error.text))
 
 
 class _NativeCall(Call):

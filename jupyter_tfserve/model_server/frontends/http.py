@@ -38,6 +38,10 @@ STALLED_SECONDS = 60.0
 #: Seconds that a refused client may go on sending, unread: a close at once would take the refusal away from it.
 LINGER_SECONDS = 5.0
 
+#: Seconds that a request may wait for its turn when its client has closed the connection; after that nobody is taken to
+#: read the answer any more. (Who closes only one side, and reads on, is answered at once in general.)
+ABANDONED_SECONDS = 0.5
+
 #: Seconds between two looks for connections on which nothing happens, and the grain of the times above.
 _SWEEP_SECONDS = 5.0
 
@@ -203,7 +207,8 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._exchanges: deque[Exchange] = deque()  # not answered yet, or not sent
         self._stream: asyncio.Task[None] | None = None
-        self.is_lost = False  # nobody will read the answers
+        self._is_lost = False
+        self.is_abandoned = False  # nobody will read the answers
         self._closing = False  # nothing more is read
         self._refusal: Response | None = None
         self._paused = False
@@ -233,7 +238,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.connections.discard(self)
-        self._closing = self.is_lost = True
+        self._closing = self._is_lost = self.is_abandoned = True
         self._exchanges.clear()
         if self._stream is not None:
             self._stream.cancel()
@@ -315,9 +320,14 @@ class _Connection(asyncio.Protocol):
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self._target, version, kept.encode("latin-1"))
 
     def eof_received(self) -> bool:
-        # A client that only closed its side still reads: what it asked for is answered.
+        # A client that only closed its side still reads: what it asked for is answered, unless it has to wait for long.
         self._closing = True
+        if self._exchanges:
+            asyncio.get_running_loop().call_later(ABANDONED_SECONDS, self._abandon)
         return bool(self._exchanges)
+
+    def _abandon(self) -> None:
+        self.is_abandoned = True
 
     # The parser calls these.
 
@@ -414,7 +424,7 @@ class _Connection(asyncio.Protocol):
         if transport is None:
             return
         exchanges = self._exchanges
-        while exchanges and self._may_write and not self.is_lost and self._stream is None:
+        while exchanges and self._may_write and not self._is_lost and self._stream is None:
             response = exchanges[0]._response
             if response is None:
                 break

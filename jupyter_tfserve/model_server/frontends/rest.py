@@ -152,6 +152,8 @@ class RestApi:
     def _start(self, task: _Prediction, spec: _Spec, gzip: bool, turn: Turn, here: bool = True) -> None:
         """Decode a request and let it wait for its run; what goes wrong is its answer. In any thread."""
         try:
+            if task.is_cancelled():
+                raise ServingError(Code.CANCELLED, "The client has gone.")
             body = self._inflated(task.request.body) if gzip else task.request.body
             task.request.body = b""  # a large one is not needed twice
             name = task.read(body)
@@ -189,12 +191,13 @@ class RestApi:
         deadline = None if self._timeout is None else began + self._timeout
 
         def work() -> Response:
+            if request.connection.is_abandoned:
+                raise ServingError(Code.CANCELLED, "The client has gone.")
             body = self._inflated(request.body) if gzip else request.body
             return Response(200, self._run_examples(verb, *spec, body, deadline))
 
         def answer() -> None:
-            if not request.connection.is_lost:
-                self.send(request, self._answer(spec[0], verb, work, began))
+            self.send(request, self._answer(spec[0], verb, work, began))
 
         self._pool.submit(answer)
 
@@ -296,8 +299,7 @@ class RestApi:
     def refusal(self, model: str, error: ServingError) -> Response:
         """An error as a response, counted."""
         metrics.REQUEST_COUNT.add(model, error.code.name)
-        message = f"{error.message} {error.remedy}".rstrip() if error.remedy else error.message
-        body = '{\n    "error": ' + json.dumps(message, ensure_ascii=False) + "\n}"
+        body = '{\n    "error": ' + json.dumps(error.text, ensure_ascii=False) + "\n}"
         retry = (("Retry-After", "1"),) if error.code is Code.UNAVAILABLE else ()
         return self._reply(Response(error.code.http, body.encode("utf-8", "surrogateescape"), headers=retry))
 
@@ -381,6 +383,8 @@ class _Prediction(Task):
     def failed(self, error: ServingError) -> None:
         """Answer with an error."""
         self.content = None
+        if self.inputs:
+            error = inference.explained(error, self.signature, self.inputs)
         self._release()
         self._rest.send(self.request, self._rest.refusal(self._model, error))
 
@@ -391,7 +395,7 @@ class _Prediction(Task):
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone away."""
-        return self.request.connection.is_lost
+        return self.request.connection.is_abandoned
 
 
 class _BinaryPrediction(_Prediction):
@@ -408,7 +412,7 @@ class _BinaryPrediction(_Prediction):
     def decode(self, signature: Signature) -> list[Array]:
         content, self.content = self.content, None
         self.outputs = inference.filtered(signature, content.output_filter)
-        inputs = inference.complete(signature, predict_message.inputs(content))
+        inputs = inference.complete(signature, predict_message.inputs(content, signature))
         return [inputs[name] for name in signature.inputs]
 
     def encode(self, outputs: list[Array]) -> Response:
