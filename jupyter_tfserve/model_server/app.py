@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import tensorflow as tf
@@ -208,14 +209,16 @@ class _Program:
         """How a version's requests are run. With --enable_per_model_batching_parameters only those of a version with
         its own file are merged (`GetPerModelBatchingParams`).
         """
-        parameters = self._batching_parameters
-        if not self._flags.enable_batching:
-            return Batching("off", parameters)
-        if not self._flags.enable_per_model_batching_parameters:
-            return Batching("on", parameters)
+        flags = self._flags
+        batching = Batching("off", self._batching_parameters, max(flags.rest_api_num_threads, flags.grpc_max_threads))
+        if not flags.enable_batching:
+            return batching
+        if not flags.enable_per_model_batching_parameters:
+            return replace(batching, mode="on")
         if not (path / BATCHING_FILE).exists():
-            return Batching("off", parameters)
-        return Batching("on", batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE)))
+            return batching
+        read = batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE))
+        return replace(batching, mode="on", parameters=read)
 
     def _metrics_path(self) -> str:
         """Where the metrics page is: as the monitoring config says; in a store always."""

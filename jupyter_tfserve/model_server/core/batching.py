@@ -224,7 +224,9 @@ class Batcher:
         if self._pool is None:
             with self._lock:
                 if self._pool is None:
-                    self._pool = ThreadPoolExecutor(64, f"batch-{self.model}-{self.number}")
+                    self._pool = ThreadPoolExecutor(
+                        max(64, self._batching.threads), f"batch-{self.model}-{self.number}"
+                    )
         return self._pool
 
     def close(self) -> None:

@@ -94,10 +94,10 @@ def test_no_model_at_all(tmp_path: Path) -> None:
 def test_a_request_waits_no_longer_than_it_may(models: Path) -> None:
     servable = lite.load(models / "lite" / "1", 1)
     signature = servable.signatures["serving_default"]
-    inputs = {"x": np.ones((1, 3), np.float32)}
+    inputs = [np.ones((1, 3), np.float32)]
     with servable._interpreter(0):  # type: ignore[attr-defined]
         with pytest.raises(ServingError) as refused:
-            servable.run(signature, inputs, ["y"], timeout_ms=20)
+            servable.run(signature, inputs, ("y",), timeout_ms=20)
         assert refused.value.code is Code.DEADLINE_EXCEEDED
-    assert servable.run(signature, inputs, ["y"], timeout_ms=20)[0].tolist() == [[2.0, 2.0, 2.0]]
+    assert servable.run(signature, inputs, ("y",), timeout_ms=20)[0].tolist() == [[2.0, 2.0, 2.0]]
     servable.close()
