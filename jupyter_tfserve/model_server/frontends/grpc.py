@@ -36,6 +36,9 @@ _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 _HEALTH = "grpc.health.v1.Health"
 
+#: Seconds that mean no deadline: grpcio gives a huge number to calls without one.
+_NO_DEADLINE = 1e8
+
 
 @dataclass(frozen=True)
 class GrpcOptions:
@@ -150,7 +153,7 @@ def _carried(method: Method) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     def call(payload: bytes, context: grpc.ServicerContext) -> bytes:
         left = context.time_remaining()
         try:
-            return method(payload, None if left is None else time.monotonic() + left)
+            return method(payload, None if left is None or left > _NO_DEADLINE else time.monotonic() + left)
         except ServingError as error:
             context.abort(_STATUS[int(error.code)], truncated(error.text))
         except Exception:

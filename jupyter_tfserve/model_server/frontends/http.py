@@ -445,8 +445,9 @@ class _Connection(asyncio.Protocol):
                 transport.close()
 
     def _write(self, head: Head, response: Response, transport: asyncio.Transport) -> None:
-        last = self._server.draining and not self._exchanges and not self._in_request
-        keep = head.keep and not response.close and not last
+        keep = head.keep and not response.close
+        if self._server.draining and not self._exchanges and not self._in_request:
+            keep = False
         body = response.body
         start = _head(response, b"Content-Length: %d\r\n" % len(body), keep)
         if head.method == "HEAD":
