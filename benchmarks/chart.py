@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from .line_up import BARE, EMPTY_JUPYTER, OURS, PROTOBUF, THROUGH_JUPYTER
+from .line_up import BARE, OURS, PROTOBUF, THROUGH_JUPYTER
 
 if TYPE_CHECKING:
     from .report import Medians
@@ -47,10 +47,10 @@ def draw(medians: Medians) -> dict[str, str]:
 def _bars(medians: Medians, panel: _Panel) -> list[tuple[str, float]]:
     """Servers that run a model, fastest first."""
     found = []
-    for protocol, work, in_flight, target in medians.keys():
+    for protocol, work, in_flight, target in medians.keys:
         if (protocol, work, in_flight) != (panel.protocol, panel.work, panel.in_flight):
             continue
-        if target.startswith("empty") and target != EMPTY_JUPYTER or target in (EMPTY_JUPYTER, PROTOBUF):
+        if target.startswith("empty") or target == PROTOBUF:
             continue
         found.append((target, medians.get(protocol, work, in_flight, target) or 0.0))
     return sorted(found, key=lambda bar: -bar[1])

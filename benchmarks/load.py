@@ -68,7 +68,7 @@ class Run:
 
 
 def run(endpoint: Endpoint, body: bytes, answer: bytes, shape: Shape, seconds: int) -> Run:
-    """Load an endpoint for whole seconds; `answer` is what a right answer's body looks like (gRPC: its length counts)."""
+    """Load an endpoint for whole seconds; `answer` is a right answer's body (of gRPC's the length counts)."""
     with tempfile.NamedTemporaryFile(prefix="bench-body-") as file:
         framed = b"\0" + len(body).to_bytes(4, "big") + body if endpoint.api.is_grpc else body
         file.write(framed)

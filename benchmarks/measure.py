@@ -11,7 +11,7 @@ from typing import Any
 
 from .line_up import FLOOR, Contender, Running, Settings
 from .load import Run, Shape, run, shape_for
-from .servers import Endpoint, NotStarted, ask
+from .servers import Endpoint, NotStarted, Watch, ask
 from .works import Work
 
 #: Where settings are tried.
@@ -50,14 +50,15 @@ class _Entry:
     def __init__(self, running: Running, endpoint: Endpoint, work: Work, body: bytes, answer: bytes) -> None:
         self.running, self.endpoint, self.work, self.body, self.answer = running, endpoint, work, body, answer
 
-    def load(self, shape: Shape, seconds: int) -> tuple[Run, float]:
-        """A run, and the CPU seconds of the server's tree in it."""
+    def load(self, shape: Shape, seconds: int) -> tuple[Run, dict[str, float]]:
+        """A run; and for one request the CPU of the server's tree, and what others took of our cores meanwhile."""
         self.running.server.wait_until_idle()
-        before = self.running.server.cpu_seconds()
+        watch, before = Watch(), self.running.server.cpu_seconds()
         seen = run(self.endpoint, self.body, self.answer, shape, seconds)
         used = self.running.server.cpu_seconds() - before
+        others = watch.others(used + seen.generator * seconds)
         self.running.server.wait_until_idle()
-        return seen, used
+        return seen, {"cpu_us": 1e6 * used / max(1, seen.requests), "others": round(others, 3)}
 
 
 class Session:
@@ -192,14 +193,14 @@ class Session:
             if protocol == "gRPC" and in_flight == _TUNED_AT and self._plan.more_shapes:
                 shapes += [Shape(in_flight, 1), Shape(1, in_flight)]
             for shape in shapes:
-                seen, used = entry.load(shape, self._plan.seconds)
+                seen, more = entry.load(shape, self._plan.seconds)
                 if seen.failed:
                     say(f"{entry.endpoint.target}, {protocol} {work.name}, {shape}: {seen.failed} failed: {seen.error}")
                 self._results.runs.append(
                     {
                         "target": entry.endpoint.target, "protocol": protocol, "work": work.name,
                         "in_flight": in_flight, "shape": str(shape), "usual": shape == shapes[0], "round": turn,
-                        "cpu_us": 1e6 * used / max(1, seen.requests), **seen.as_dict(),
+                        **more, **seen.as_dict(),
                     }
                 )  # fmt: skip
 

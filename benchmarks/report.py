@@ -43,6 +43,7 @@ class Medians:
         rates = [rate for target in targets if (rate := self.get(protocol, work, in_flight, target)) is not None]
         return max(rates, default=None)
 
+    @property
     def keys(self) -> list[tuple[str, str, int, str]]:
         """All there is, as it was first measured."""
         return list(self._runs)
@@ -58,7 +59,12 @@ def text(told: dict[str, Any]) -> str:
         f"Medians of {plan['rounds']} rounds of {plan['seconds']} s. **Ratio**: ours to theirs over the same protocol, "
         "above 1 ours answers more. CPU: of the server's processes, for one request.",
     ]
-    works = dict.fromkeys(work for _, work, _, _ in medians.keys())
+    if others := [run["others"] for run in told["runs"] if "others" in run]:
+        parts.append(
+            f"Other processes took {100 * statistics.median(others):.0f} % of the two cores while we measured (median of "
+            f"the runs; {100 * max(others):.0f} % in the worst): above a few per cent, only the ratios are worth reading."
+        )
+    works = dict.fromkeys(work for _, work, _, _ in medians.keys)
     for work in works:
         for protocol in ("REST", "gRPC"):
             if lines := _rates(medians, protocol, work):
@@ -74,8 +80,8 @@ def text(told: dict[str, Any]) -> str:
 
 
 def _rates(medians: Medians, protocol: str, work: str) -> list[str]:
-    columns = sorted({key[2] for key in medians.keys() if key[:2] == (protocol, work)})
-    targets = dict.fromkeys(key[3] for key in medians.keys() if key[:2] == (protocol, work))
+    columns = sorted({key[2] for key in medians.keys if key[:2] == (protocol, work)})
+    targets = dict.fromkeys(key[3] for key in medians.keys if key[:2] == (protocol, work))
     if not targets:
         return []
     head = " | ".join(f"{count} in flight: /s (p50, p99) ratio" for count in columns)
@@ -96,10 +102,13 @@ def _cell(medians: Medians, spoken: str, protocol: str, work: str, count: int, t
         return ""
     p50, p99 = (medians.get(spoken, work, count, target, what) or 0.0 for what in ("p50_us", "p99_us"))
     ours = medians.get(protocol, work, count, OURS)
-    ratio = f" **{ours / rate:.2f}x**" if ours and target != OURS else ""
-    busy = medians.get(spoken, work, count, target, "generator") if spoken else 0.0
-    limited = " (generator's limit)" if (busy or 0.0) > _BUSY else ""
-    return f"{rate:,.0f} ({_span(p50)}, {_span(p99)}){ratio}{limited}"
+    ratio = f" **{ours / rate:.2f}x**" if ours and target not in (OURS, FLOOR) else ""
+    notes = ""
+    if (medians.get(spoken, work, count, target, "failed") or 0.0) > 0:
+        notes += ", requests failed"
+    if spoken and (medians.get(spoken, work, count, target, "generator") or 0.0) > _BUSY:
+        notes += ", the generator's limit"
+    return f"{rate:,.0f} ({_span(p50)}, {_span(p99)}{notes}){ratio}"
 
 
 def _span(microseconds: float) -> str:

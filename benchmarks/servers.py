@@ -29,8 +29,10 @@ CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else
 #: Seconds that a server gets to start, and to end.
 START_LIMIT, STOP_LIMIT = 180.0, 20.0
 
-#: Seconds that it may answer wrongly: some listen before they have loaded.
+#: Seconds that it may answer wrongly, other than by "not found" and "unavailable": many listen before they have loaded.
 WRONG_LIMIT = 30.0
+
+_LOADING = ("status 404", "status 503", "NOT_FOUND", "UNIMPLEMENTED")
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ class Server:
                 raise NotStarted(f"it ended with status {self.process.returncode}: {self.said()}")
             try:
                 why = ask(endpoint, body, work)[1]
-                answered = answered or time.perf_counter()
+                if not any(status in why for status in _LOADING):
+                    answered = answered or time.perf_counter()
             except OSError as error:
                 why = str(error)
             if not why:
@@ -217,6 +220,32 @@ def _call_grpc(endpoint: Endpoint, body: bytes) -> tuple[str, bytes]:
                 raise OSError(error.details()) from error
             return f"{error.code().name}: {error.details()}", b""
     return "", answer
+
+
+class Watch:
+    """What other processes take of the two cores meanwhile: it makes figures of this run mean less."""
+
+    def __init__(self) -> None:
+        self._cores = sorted({CORES[0], CORES[-1]}) if CORES else []
+        self._began, self._busy = time.perf_counter(), self._busy_seconds()
+
+    def others(self, own_seconds: float) -> float:
+        """Their share since the beginning, when our own processes took so many CPU seconds."""
+        if not self._cores:
+            return 0.0
+        busy = self._busy_seconds() - self._busy - own_seconds
+        return max(0.0, busy / (len(self._cores) * (time.perf_counter() - self._began)))
+
+    def _busy_seconds(self) -> float:
+        if not Path("/proc/stat").exists():
+            return 0.0
+        total = 0
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *ticks = line.split()
+            if name in {f"cpu{core}" for core in self._cores}:
+                user, nice, system, _, _, irq, softirq, steal = (int(tick) for tick in ticks[:8])
+                total += user + nice + system + irq + softirq + steal
+        return total / os.sysconf("SC_CLK_TCK")
 
 
 def python(environment: str) -> str:

@@ -1,4 +1,4 @@
-"""A yardstick: pygrpc-native, which takes gRPC calls off the wire in bursts, with a loop that answers without looking."""
+"""A yardstick: pygrpc-native, which takes gRPC calls off the wire in bursts, answered without a look."""
 
 from __future__ import annotations
 
