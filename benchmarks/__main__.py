@@ -1,7 +1,8 @@
 """The project's own measurements: `make bench`, or `.bench-venv/bin/python -m benchmarks --help`.
 
 Starts every server of `line_up.py`, one after the other, bound to the first core; checks its answers; then loads them
-in turns from the last core, in rounds, and prints medians, ratios and what is promised. `README.md` beside this file says how to read it.
+in turns from the last core, in rounds, and prints medians, ratios and what is promised. `README.md` beside this file
+says how to read it.
 """
 
 from __future__ import annotations

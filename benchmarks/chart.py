@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
-from .line_up import BARE, OURS, PROTOBUF, THROUGH_JUPYTER
+from .names import BARE, OURS, PROTOBUF, THROUGH_JUPYTER
 
 if TYPE_CHECKING:
     from .report import Medians

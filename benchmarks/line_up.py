@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .names import BARE, EMPTY_JUPYTER, OURS, PROTOBUF, THROUGH_JUPYTER
 from .servers import Endpoint, Server, free_ports, python
 from .works import APIS
 
-OURS, THROUGH_JUPYTER, PROTOBUF = "jupyter_tfserve", "jupyter_tfserve, through Jupyter", "jupyter_tfserve, protobuf"
-EMPTY_JUPYTER, BARE, FLOOR = "empty, Jupyter Server", "bare burst server", "callable, no server"
 PREDICT_URL = "/v1/models/{work}:predict"
 PREDICT_CALL = "/tensorflow.serving.PredictionService/Predict"
 TOKEN = "benchmark"  # of a Jupyter Server that listens on loopback for as long as the run takes

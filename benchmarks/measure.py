@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .line_up import FLOOR, Contender, Running, Settings
+from .line_up import Contender, Running, Settings
 from .load import Run, Shape, run, shape_for
+from .names import FLOOR
 from .servers import Endpoint, NotStarted, Watch, ask
 from .works import Work
 

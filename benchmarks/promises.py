@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .line_up import BARE, EMPTY_JUPYTER, FLOOR, OURS, THROUGH_JUPYTER
+from .names import BARE, EMPTY_JUPYTER, FLOOR, OURS, THROUGH_JUPYTER
 
 if TYPE_CHECKING:
     from .report import Medians

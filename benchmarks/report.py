@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import chart, promises
-from .line_up import FLOOR, OURS
+from .names import FLOOR, OURS
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -61,8 +61,8 @@ def text(told: dict[str, Any]) -> str:
     ]
     if others := [run["others"] for run in told["runs"] if "others" in run]:
         parts.append(
-            f"Other processes took {100 * statistics.median(others):.0f} % of the two cores while we measured (median of "
-            f"the runs; {100 * max(others):.0f} % in the worst): above a few per cent, only the ratios are worth reading."
+            f"Other processes took {100 * statistics.median(others):.0f} % of the two cores meanwhile (median of the "
+            f"runs; {100 * max(others):.0f} % in the worst): above a few per cent, trust ratios more than figures."
         )
     works = dict.fromkeys(work for _, work, _, _ in medians.keys)
     for work in works:

@@ -78,7 +78,7 @@ def memory(options: argparse.Namespace) -> None:
     """REST and gRPC in turns until all are answered; memory after each turn."""
     with subject(options.server, "half_plus_two") as one:
         apis = [name for name in ("rest", "grpc") if name in one.endpoints]
-        # What is set aside once, for a connection, a thread, a batch size, is not growth: the first tenth does not count.
+        # What is set aside once, for a connection, a thread, a batch size, is no growth: the first tenth is left out.
         done = failed = turn = 0
         after: list[tuple[int, float]] = []
         while done < options.requests:
@@ -90,10 +90,10 @@ def memory(options: argparse.Namespace) -> None:
             print(f"{done:>12,} requests: {after[-1][1]:7.1f} MB ({api}, {rate:,.0f}/s)", flush=True)
         first = next(mb for count, mb in after if count >= options.requests / 10)
         last = after[-1][1]
-        print(
-            f"{failed:,} failed; from {first:.1f} to {last:.1f} MB, {1e6 * (last - first) / done:+.2f} bytes a request"
-        )
+        grown = 2**20 * (last - first) / done
+        print(f"from {first:.1f} to {last:.1f} MB: {grown:+.2f} bytes a request")
         verdict(last < first * 1.02 + 2, f"memory is flat (2 %) over {done:,} requests")
+        verdict(not failed, f"{failed:,} of them failed")
 
 
 def tail(options: argparse.Namespace) -> None:
@@ -136,12 +136,11 @@ def idle(options: argparse.Namespace) -> None:
         for _ in range(options.rounds):
             alone.append(one.load("rest", Shape(32), options.seconds)[0])
             sockets = open_idle(one.endpoints["rest"], count)
-            before = one.server.memory_mb()
+            mb = one.server.memory_mb()
             beside.append(one.load("rest", Shape(32), options.seconds)[0])
             left = sum(still_open(each) for each in sockets)
-            print(
-                f"alone {alone[-1]:,.0f}/s, beside {left:,} idle ones {beside[-1]:,.0f}/s, {before:.0f} MB", flush=True
-            )
+            beside_them = f"beside {left:,} idle ones {beside[-1]:,.0f}/s"
+            print(f"alone {alone[-1]:,.0f}/s, {beside_them}, {mb:.0f} MB", flush=True)
             for each in sockets:
                 each.close()
             if left < count:
