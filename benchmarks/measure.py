@@ -183,7 +183,8 @@ class Session:
             say(f"{', '.join(self._works)}: round {turn + 1} of {self._plan.rounds} done")
         for running in self._running:
             if running.record:  # after the load: what it grew to
-                running.record["memory_mb"] = round(running.server.memory_mb(), 1)
+                anonymous, whole = running.server.memory_mb()
+                running.record |= {"anonymous_mb": round(anonymous, 1), "memory_mb": round(whole, 1)}
                 self._results.servers.append(running.record)
 
     def _turn(self, turn: int, work: Work, protocol: str, in_flight: int) -> None:

@@ -135,12 +135,13 @@ def _shapes(told: dict[str, Any]) -> list[str]:
 def _servers(told: dict[str, Any]) -> list[str]:
     if not told["servers"]:
         return []
-    lines = ["| | serves | first right answer after | memory after the load | settings |", "|---|---|---:|---:|---|"]
+    lines = ["| | serves | first right answer after | memory after the load (anonymous) | settings |"]
+    lines.append("|---|---|---:|---:|---|")
     for one in told["servers"]:
         protocols = " and ".join(one["protocols"])
         lines.append(
             f"| {one['server']} ({protocols}) | {', '.join(one['works'])} | {one['start_s']:.1f} s | "
-            f"{one['memory_mb']:,.0f} MB | {one['settings']} |"
+            f"{one['memory_mb']:,.0f} MB ({one['anonymous_mb']:,.0f}) | {one['settings']} |"
         )
     return lines
 

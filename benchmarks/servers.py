@@ -83,7 +83,9 @@ class Server:
     ) -> None:
         """`bound`: to the first core; `talks`: it answers on its standard output."""
         self.log = log
-        base = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "no_proxy": "*"}
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        # Without bytecode a start would compile TensorFlow's modules each time.
+        base = {**kept, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT), "no_proxy": "*"}
         self.began = time.perf_counter()
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
@@ -129,9 +131,9 @@ class Server:
                 total += times.user + times.system
         return total
 
-    def memory_mb(self) -> float:
-        """Of the whole tree: its anonymous memory, what a fork shares counted once, and the mapped files of its largest
-        process. PSS would not do: it divides TensorFlow's library by the number of servers that happen to run.
+    def memory_mb(self) -> tuple[float, float]:
+        """Of the whole tree: its anonymous memory, what a fork shares counted once, and with it the mapped files of its
+        largest process. PSS would not do: it divides TensorFlow's library by the number of servers that happen to run.
         """
         anonymous, files = 0.0, 0.0
         for process in self._processes():
@@ -139,7 +141,7 @@ class Server:
                 kept, mapped = _memory(process)
                 anonymous += kept
                 files = max(files, mapped)
-        return (anonymous + files) / 2**20
+        return anonymous / 2**20, (anonymous + files) / 2**20
 
     def wait_until_idle(self, limit: float = 10.0) -> None:
         """A load generator that stops leaves requests behind: the next server must not wait for their core."""
@@ -197,8 +199,8 @@ def _post(endpoint: Endpoint, body: bytes) -> tuple[str, bytes]:
         connection.request("POST", where.path, body, {"Content-Type": endpoint.api.content_type, **endpoint.headers})
         response = connection.getresponse()
         answer = response.read()
-    except http.client.HTTPException as error:
-        raise OSError(f"{type(error).__name__}: {error}") from error
+    except (http.client.HTTPException, ConnectionResetError) as error:
+        return f"no answer ({type(error).__name__}: {error})", b""
     finally:
         connection.close()
     return ("" if response.status == 200 else f"status {response.status}: {answer[:200]!r}"), answer

@@ -86,7 +86,7 @@ def memory(options: argparse.Namespace) -> None:
             turn += 1
             rate, requests, missed = one.load(api, shape_for(one.endpoints[api], 32), options.seconds)
             done, failed = done + requests, failed + missed
-            after.append((done, one.server.memory_mb()))
+            after.append((done, one.server.memory_mb()[1]))
             print(f"{done:>12,} requests: {after[-1][1]:7.1f} MB ({api}, {rate:,.0f}/s)", flush=True)
         first = next(mb for count, mb in after if count >= options.requests / 10)
         last = after[-1][1]
@@ -136,7 +136,7 @@ def idle(options: argparse.Namespace) -> None:
         for _ in range(options.rounds):
             alone.append(one.load("rest", Shape(32), options.seconds)[0])
             sockets = open_idle(one.endpoints["rest"], count)
-            mb = one.server.memory_mb()
+            mb = one.server.memory_mb()[1]
             beside.append(one.load("rest", Shape(32), options.seconds)[0])
             left = sum(still_open(each) for each in sockets)
             beside_them = f"beside {left:,} idle ones {beside[-1]:,.0f}/s"

@@ -5,15 +5,15 @@ servers, and for `floor.py`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework.types_pb2 import DT_STRING
 from tensorflow.core.protobuf.config_pb2 import CallableOptions
 
 
 class Callable:
-    """`x` -> `y` of one SavedModel, arrays on both sides; `dtype` is the numpy type of `x`."""
+    """`x` -> `y` of one SavedModel, arrays on both sides."""
 
     def __init__(self, version: Path) -> None:
         config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
@@ -24,8 +24,7 @@ class Callable:
         options = CallableOptions(feed=[signature.inputs["x"].name], fetch=[signature.outputs["y"].name])
         options.run_options.inter_op_thread_pool = -1  # no hop to another thread
         self._run = session._make_callable_from_options(options)
-        self.dtype: Any = tf.as_dtype(signature.inputs["x"].dtype).as_numpy_dtype
-        self.is_string = self.dtype == np.object_
+        self.is_string = signature.inputs["x"].dtype == DT_STRING
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         y: np.ndarray = self._run(x)[0]
