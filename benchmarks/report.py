@@ -36,7 +36,11 @@ class Medians:
     def get(self, protocol: str, work: str, in_flight: int, target: str, what: str = "rate") -> float | None:
         """None where it was not measured."""
         runs = self._runs.get((protocol, work, in_flight, target))
-        return statistics.median(run[what] for run in runs) if runs else None
+        return statistics.median(run.get(what, 0.0) for run in runs) if runs else None
+
+    def failed(self, protocol: str, work: str, in_flight: int, target: str) -> bool:
+        """Whether a request failed in any of the rounds."""
+        return any(run.get("failed") for run in self._runs.get((protocol, work, in_flight, target), ()))
 
     def best(self, protocol: str, work: str, in_flight: int, *targets: str) -> float | None:
         """The highest rate among targets."""
@@ -104,7 +108,7 @@ def _cell(medians: Medians, spoken: str, protocol: str, work: str, count: int, t
     ours = medians.get(protocol, work, count, OURS)
     ratio = f" **{ours / rate:.2f}x**" if ours and target not in (OURS, FLOOR) else ""
     notes = ""
-    if (medians.get(spoken, work, count, target, "failed") or 0.0) > 0:
+    if medians.failed(spoken, work, count, target):
         notes += ", requests failed"
     if spoken and (medians.get(spoken, work, count, target, "generator") or 0.0) > _BUSY:
         notes += ", the generator's limit"

@@ -98,6 +98,7 @@ class Server:
                 start_new_session=True,
             )
         self._tree = psutil.Process(self.process.pid)
+        self._left: list[psutil.Process] | None = None  # of a tree that is to end
 
     def wait_for(self, endpoint: Endpoint, body: bytes, work: Work) -> float:
         """Ask until the answer is right; returns the seconds since the start."""
@@ -157,11 +158,16 @@ class Server:
             yield self._tree
             yield from self._tree.children(recursive=True)
 
+    def terminate(self) -> None:
+        """Ask it to end; `stop` waits for that."""
+        self._left = list(self._processes())
+        self.process.send_signal(signal.SIGTERM)
+
     def stop(self) -> None:
         """End the tree."""
-        left = list(self._processes())
-        self.process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(left, STOP_LIMIT)
+        if self._left is None:
+            self.terminate()
+        _, alive = psutil.wait_procs(self._left or [], STOP_LIMIT)
         for process in alive:
             with contextlib.suppress(psutil.Error):
                 process.kill()
