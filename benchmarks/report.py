@@ -72,14 +72,14 @@ def text(told: dict[str, Any]) -> str:
     for work in works:
         for protocol in ("REST", "gRPC"):
             if lines := _rates(medians, protocol, work):
-                parts.append(f"### {protocol}, {work}\n\n" + "\n".join(lines))
+                parts.append(f"## {protocol}, {work}\n\n" + "\n".join(lines))
     if shapes := _shapes(told):
-        parts.append("### gRPC, 32 in flight as connections x streams\n\n" + "\n".join(shapes))
+        parts.append("## gRPC, 32 in flight as connections x streams\n\n" + "\n".join(shapes))
     if servers := _servers(told):
-        parts.append("### Start-up and memory\n\n" + "\n".join(servers))
-    parts.append("### What is promised\n\n" + "\n".join(promises.lines(medians)))
+        parts.append("## Start-up and memory\n\n" + "\n".join(servers))
+    parts.append("## What is promised\n\n" + "\n".join(promises.lines(medians)))
     if told["skipped"]:
-        parts.append("### Left out\n\n" + "\n".join(f"- {' '.join(why.split())[:300]}" for why in told["skipped"]))
+        parts.append("## Left out\n\n" + "\n".join(f"- {' '.join(why.split())[:300]}" for why in told["skipped"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -155,7 +155,6 @@ def publish(told: dict[str, Any]) -> None:
     PUBLISHED.write_text(json.dumps(told, indent=1) + "\n")
     before, _, rest = PAGE.read_text().partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    # The page's own title is above: one level down.
     PAGE.write_text(f"{before}{_BEGIN}\n{text(told)}\n{_END}{after}")
     for name, drawing in chart.draw(Medians(told)).items():
         (PAGE.parent / f"performance-{name}.svg").write_text(drawing)
