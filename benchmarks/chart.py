@@ -16,7 +16,7 @@ DARK = {"ink": "#e6edf3", "dim": "#9198a1", "ours": "#ff9e57", "theirs": "#656c7
 SANS = "-apple-system,BlinkMacSystemFont,'Segoe UI','Noto Sans',Helvetica,Arial,sans-serif"
 TITLE = "Predictions a second on one core: jupyter_tfserve beside other servers"
 
-_WIDTH, _LABEL, _BAR, _LINE, _GAP = 1040, 190, 200, 22, 40
+_WIDTH, _LABEL, _BAR, _LINE, _GAP = 1040, 225, 200, 22, 40
 
 
 @dataclass(frozen=True)
