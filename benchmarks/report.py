@@ -78,8 +78,13 @@ def text(told: dict[str, Any]) -> str:
     if servers := _servers(told):
         parts.append("## Start-up and memory\n\n" + "\n".join(servers))
     parts.append("## What is promised\n\n" + "\n".join(promises.lines(medians)))
-    if told["skipped"]:
-        parts.append("## Left out\n\n" + "\n".join(f"- {' '.join(why.split())[:300]}" for why in told["skipped"]))
+    silent = dict.fromkeys(
+        f"{run['target']} ({run['protocol']} {run['work']}, {run['shape']}): no request was answered: {run['error']}"
+        for run in told["runs"]
+        if not run["rate"]
+    )
+    if left_out := [*told["skipped"], *silent]:
+        parts.append("## Left out\n\n" + "\n".join(f"- {' '.join(why.split())[:300]}" for why in left_out))
     return "\n\n".join(parts) + "\n"
 
 

@@ -60,3 +60,9 @@ def test_a_cell_has_the_ratio_and_says_what_limits_it() -> None:
     assert "| bare burst server | 1,000 (1.0 ms, 2.0 ms, the generator's limit) **0.50x** | 9 us |" in text
     assert "| FastAPI | 50 (20.0 ms, 40.0 ms, requests failed) **10.00x** | 9 us |" in text
     assert "| callable, no server | 5,000 (200 us, 400 us) | 9 us |" in text
+
+
+def test_a_server_that_answers_nothing_is_named() -> None:
+    assert f"- {BARE} (REST mlp, 32x1): no request was answered: why" in report.text(
+        results(run(OURS, 500), run(BARE, 1) | {"rate": 0.0, "error": "why"})
+    )
