@@ -13,6 +13,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
 FUZZ_INSTALLED := .venv/.installed-fuzz
+BENCH_INSTALLED := .bench-venv/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo lab test conformance faults fuzz lint format bench docs clean
@@ -65,8 +66,12 @@ format: $(INSTALLED) ## let ruff put the sources in order
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: $(INSTALLED) ## requests per second beside plain stock servers (BENCH_ARGS=--quick for a first look)
-	@$(BIN)/python benchmarks/serving.py $(BENCH_ARGS)
+$(BENCH_INSTALLED): $(INSTALLED) benchmarks/setup benchmarks/requirements.txt
+	@benchmarks/setup
+	@touch $@
+
+bench: $(BENCH_INSTALLED) ## speed beside other servers: see benchmarks/README.md (BENCH_ARGS=--quick for a first look)
+	@.bench-venv/bin/python -m benchmarks $(BENCH_ARGS)
 
 docs: $(DOCS_INSTALLED) ## the documentation, into docs/_build/html
 	@$(BIN)/python docs/flags_page.py
@@ -74,6 +79,6 @@ docs: $(DOCS_INSTALLED) ## the documentation, into docs/_build/html
 	@$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-clean: ## remove what was built; .venv stays
+clean: ## remove what was built; .venv and .bench-venv stay
 	rm -rf build dist docs/_build .mypy_cache .ruff_cache .pytest_cache
-	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.*venv/*' -prune -exec rm -rf {} +

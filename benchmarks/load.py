@@ -1,153 +1,144 @@
-"""The load generator: sends one request again and again on some connections and prints, as JSON, what came back.
+"""The load: wrk for HTTP/1.1, h2load for gRPC, each one process with one thread on the last core. Called by
+`__main__.py` and `soak.py`.
 
-    python load.py rest HOST:PORT CONNECTIONS SECONDS BODY_FILE PATH
-    python load.py grpc HOST:PORT IN_FLIGHT SECONDS BODY_FILE METHOD
-
-A process of its own, so that it can be bound to a core of its own. Whatever it cannot send no server can answer:
-`serving.py` measures its ceiling too, on a server that does nothing.
+Both send the next request of a connection (of a stream) when the answer to the last one is there. wrk counts answers
+by status. h2load knows nothing of gRPC: it posts a framed message and sees HTTP 200 even where the trailers say that
+the call failed; but a failed call has no message, so that the bytes of data that arrived tell how many were answered.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
-import threading
-import time
+import os
+import re
+import resource
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-#: Requests sent before counting begins, as a part of the time.
-WARM_UP = 0.25
+from .servers import Endpoint, pinned
 
-
-class Tally:
-    """Latencies of what was answered while counting, and failures."""
-
-    def __init__(self, seconds: float) -> None:
-        self.start = time.perf_counter() + WARM_UP * seconds
-        self.end = self.start + seconds
-        self.latencies: list[float] = []
-        self.failed = 0
-        self.error = ""
-
-    def add(self, sent: float, error: str = "") -> bool:
-        """Count one answer to a request sent at `sent`; returns whether to go on."""
-        now = time.perf_counter()
-        if now >= self.start and now < self.end:
-            if error:
-                self.failed += 1
-                self.error = error
-            else:
-                self.latencies.append(now - sent)
-        return now < self.end
-
-    def as_json(self) -> str:
-        ordered = sorted(self.latencies) or [float("nan")]
-        return json.dumps(
-            {
-                "rate": len(self.latencies) / (self.end - self.start),
-                "p50_us": 1e6 * ordered[len(ordered) // 2],
-                "p99_us": 1e6 * ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)],
-                "failed": self.failed,
-                "error": self.error,
-            }
-        )
+_LUA = Path(__file__).with_name("load.lua")
 
 
-class Connection(asyncio.Protocol):
-    """One HTTP/1.1 connection: a request, its answer, the next request. Answers must have a Content-Length."""
+@dataclass(frozen=True)
+class Shape:
+    """So many connections, and so many requests in flight on each of them."""
 
-    def __init__(self, request: bytes, tally: Tally, done: asyncio.Event) -> None:
-        self.request, self.tally, self.done = request, tally, done
-        self.buffer = b""
+    connections: int
+    streams: int = 1
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.send()
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight."""
+        return self.connections * self.streams
 
-    def send(self) -> None:
-        self.sent = time.perf_counter()
-        self.transport.write(self.request)  # type: ignore[attr-defined]
+    def __str__(self) -> str:
+        return f"{self.connections}x{self.streams}"
 
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        head, found, body = self.buffer.partition(b"\r\n\r\n")
-        if not found:
-            return
-        at = head.lower().index(b"content-length:") + 15
-        if len(body) < int(head[at:].partition(b"\r\n")[0]):
-            return
-        self.buffer = b""
-        error = "" if head.startswith(b"HTTP/1.1 200") else (head.partition(b"\r\n")[0] + b" " + body[:200]).decode()
-        if self.tally.add(self.sent, error):
-            self.send()
+
+def shape_for(endpoint: Endpoint, in_flight: int) -> Shape:
+    """HTTP/1.1 has one request on a connection. gRPC clients multiplex: eight streams on a connection, as fits both
+    the servers that gather what one connection brings and those that give each connection a thread.
+    """
+    if not endpoint.api.is_grpc:
+        return Shape(in_flight)
+    return Shape(max(1, in_flight // 8), min(8, in_flight))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run saw. `generator` is the share of its core that the load generator itself used: near 1 the rate is
+    the generator's, not the server's.
+    """
+
+    rate: float
+    p50_us: float
+    p99_us: float
+    requests: int
+    failed: int = 0
+    error: str = ""
+    generator: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-safe."""
+        return asdict(self)
+
+
+def run(endpoint: Endpoint, body: bytes, answer: bytes, shape: Shape, seconds: int) -> Run:
+    """Load an endpoint for whole seconds; `answer` is a right answer's body (of gRPC's the length counts)."""
+    with tempfile.NamedTemporaryFile(prefix="bench-body-") as file:
+        framed = b"\0" + len(body).to_bytes(4, "big") + body if endpoint.api.is_grpc else body
+        file.write(framed)
+        file.flush()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if endpoint.api.is_grpc:
+            seen = _h2load(endpoint, file.name, len(answer) + 5, shape, seconds)
         else:
-            self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if time.perf_counter() < self.tally.end:
-            self.tally.failed += 1
-            self.tally.error = f"the server closed the connection: {exc}"
-        self.done.set()
+            seen = _wrk(endpoint, file.name, shape, seconds)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Run(**{**seen.as_dict(), "generator": round(used / seconds, 3)})
 
 
-async def rest(address: str, connections: int, tally: Tally, body: bytes, path: str) -> None:
-    host, _, port = address.rpartition(":")
-    headers = f"Host: {address}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    head = f"POST {path} HTTP/1.1\r\n{headers}\r\n\r\n"
-    loop = asyncio.get_running_loop()
-    done = [asyncio.Event() for _ in range(connections)]
-    for event in done:
-        await loop.create_connection(
-            lambda event=event: Connection(head.encode() + body, tally, event), host, int(port)
-        )
-    for event in done:
-        await event.wait()
+def _wrk(endpoint: Endpoint, body_file: str, shape: Shape, seconds: int) -> Run:
+    headers = {"Content-Type": endpoint.api.content_type, **endpoint.headers}
+    environment = {
+        **os.environ,
+        "BENCH_BODY": body_file,
+        "BENCH_HEADERS": "\n".join(f"{name}: {value}" for name, value in headers.items()),
+    }
+    command = ["wrk", "-t1", f"-c{shape.connections}", f"-d{seconds}s", "--timeout", "120s", "-s", str(_LUA)]
+    said = _output([*command, endpoint.url], environment)
+    told = json.loads(said[said.index("{") :].splitlines()[0])
+    errors = {kind: count for kind, count in told["errors"].items() if count}
+    return Run(
+        rate=(told["requests"] - told["errors"]["status"]) / (told["duration_us"] / 1e6),
+        p50_us=told["p50_us"],
+        p99_us=told["p99_us"],
+        requests=told["requests"],
+        failed=sum(errors.values()),
+        error=", ".join(f"{count} {kind} errors" for kind, count in errors.items()),
+    )
 
 
-def grpc(address: str, in_flight: int, tally: Tally, body: bytes, method: str) -> None:
-    """gRPC's C core, with the messages as bytes: neither request nor answer is parsed here."""
-    import grpc
-
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-    with grpc.insecure_channel(address, options) as channel:
-        call = channel.unary_unary(method)
-        if in_flight == 1:
-            more = True
-            while more:
-                sent, error = time.perf_counter(), ""
-                try:
-                    call(body, timeout=30)
-                except grpc.RpcError as refused:
-                    error = str(refused.details())
-                more = tally.add(sent, error)
-            return
-        running = threading.Semaphore(in_flight)
-
-        def answered(future: grpc.Future, sent: float) -> None:
-            error = future.exception()
-            tally.add(sent, "" if error is None else str(error))
-            running.release()
-
-        while time.perf_counter() < tally.end:
-            running.acquire()
-            sent = time.perf_counter()
-            call.future(body, timeout=30).add_done_callback(lambda future, sent=sent: answered(future, sent))
-        for _ in range(in_flight):
-            running.acquire()
-
-
-def main(protocol: str, address: str, in_flight: str, seconds: str, body_file: str, target: str) -> None:
-    body, tally = Path(body_file).read_bytes(), Tally(float(seconds))
-    if protocol == "rest":
-        import uvloop
-
-        uvloop.install()
-        asyncio.run(rest(address, int(in_flight), tally, body, target))
-    else:
-        grpc(address, int(in_flight), tally, body, target)
-    print(tally.as_json())
+def _h2load(endpoint: Endpoint, body_file: str, answer_bytes: int, shape: Shape, seconds: int) -> Run:
+    with tempfile.NamedTemporaryFile(prefix="bench-h2load-") as log:
+        headers = {"content-type": "application/grpc", "te": "trailers", **endpoint.headers}
+        said = _output(
+            [
+                "h2load", "-t1", f"-c{shape.connections}", f"-m{shape.streams}", f"-D{seconds}", f"-d{body_file}",
+                f"--log-file={log.name}",
+                *(f"-H{name}: {value}" for name, value in headers.items()),
+                endpoint.url,
+            ],
+            dict(os.environ),
+        )  # fmt: skip
+        # One line for each answer: its start, the HTTP status, microseconds.
+        lines = [line.split() for line in Path(log.name).read_text().splitlines()]
+    spans = sorted(int(took) for _, status, took in lines if status == "200")
+    counts = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", said)
+    data = re.search(r"\((\d+)\) data", said)
+    if counts is None or data is None or not spans:
+        return Run(0.0, float("nan"), float("nan"), 0, 1, said[-300:])
+    succeeded, failed, _, _ = (int(count) for count in counts.groups())
+    # A few answers may be under way when h2load stops: so many missing messages are no failures.
+    missing = round(succeeded - int(data[1]) / answer_bytes)
+    refused = missing if missing > shape.in_flight else 0
+    return Run(
+        rate=(succeeded - refused) / seconds,
+        p50_us=float(spans[len(spans) // 2]),
+        p99_us=float(spans[len(spans) * 99 // 100]),
+        requests=succeeded,
+        failed=failed + refused,
+        error=f"{failed} failed, {refused} without a message (gRPC status)" if failed or refused else "",
+    )
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def _output(command: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run(pinned(command, -1), capture_output=True, text=True, env=environment, timeout=600)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[-500:] or done.stdout[-500:]}")
+    return done.stdout

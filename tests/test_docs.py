@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from benchmarks import chart, report
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
@@ -45,3 +48,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):.* ## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z]+)\b(?= +#|`| PYTEST| BENCH)", page.read_text())) <= targets
+
+
+def test_performance_page_is_what_was_published() -> None:
+    told = json.loads(report.PUBLISHED.read_text())
+    assert report.text(told) in report.PAGE.read_text(), (
+        f"run: python -m benchmarks.report {report.PUBLISHED} --publish"
+    )
+    for colours, drawn in chart.draw(report.Medians(told)).items():
+        assert (ROOT / "docs" / f"performance-{colours}.svg").read_text() == drawn
