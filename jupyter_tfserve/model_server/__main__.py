@@ -6,6 +6,7 @@ import os
 import sys
 
 from .flags import parse
+from .memory import leave_out_keras
 from .owner import end_with_owner
 
 
@@ -17,6 +18,7 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if flags.xla_cpu_compilation_enabled:  # TensorFlow reads it when it is imported
         os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} --tf_xla_cpu_global_jit".strip()
+    leave_out_keras()
     from .app import run
 
     status = run(flags)

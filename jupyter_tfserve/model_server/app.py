@@ -39,6 +39,7 @@ from .frontends.management import EventBus, ManagementApi, model_event, version_
 from .frontends.profiler import ProfilerService
 from .frontends.rest import HEALTH_PATHS, RestApi, RestOptions
 from .frontends.services import Services, not_available
+from .memory import forget_start_up
 from .platforms import lite, saved_model
 from .platforms.session_config import session_config
 from .platforms.warmup import warm_up
@@ -161,6 +162,7 @@ class _Program:
             grpc_port, rest_port = await self._open_ports(servers)
             sweeps = [asyncio.create_task(server.sweep()) for server, _ in servers]
             watching = asyncio.create_task(self._follow_config())
+            forget_start_up()
             self._set_ready(grpc_port, rest_port)
             await self._stopping.wait()
             log.info("Draining")
