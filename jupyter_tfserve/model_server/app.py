@@ -20,6 +20,7 @@ import uvloop
 from watchfiles import awatch
 
 from .. import __version__
+from ..grants import GRANT_HEADER, Grant
 from ..store import Store, StoreError
 from . import config as model_config
 from . import config_protos, metrics
@@ -31,7 +32,10 @@ from .core.servable import Servable
 from .core.server_core import CoreOptions, ServerCore
 from .errors import ServingError
 from .flags import Flags, cpus
+from .frontends.admission import Admission, refusal
 from .frontends.grpc import GrpcOptions, GrpcServer
+from .frontends.grpc_web import PREFIX as GRPC_WEB
+from .frontends.grpc_web import GrpcWeb
 from .frontends.http import Handler, HttpServer, Request, Response
 from .frontends.management import EventBus, ManagementApi, model_event, version_event
 from .frontends.rest import RestApi, RestOptions
@@ -107,8 +111,9 @@ class _Program:
         self._configs = ConfigStore(self._core, self._store)
         try:
             self._bearers = Bearers(flags.bearer_hashes_file)
-        except OSError as error:  # rather no server than one without its bearers
+        except (OSError, ValueError, KeyError, TypeError) as error:  # rather no server than one without its bearers
             raise StartFailed(f"--bearer_hashes_file cannot be read: {error}") from None
+        self._admission = Admission(self._bearers)
         rest_pool = ThreadPoolExecutor(flags.rest_api_num_threads, "rest")
         self._rest = RestApi(
             self._core,
@@ -129,6 +134,7 @@ class _Program:
             self._logs,
             self._configs.set_memory,
         )
+        self._grpc_web = GrpcWeb(services.methods(), self._admission, rest_pool)
         self._grpc = GrpcServer(
             services,
             self._bearers,
@@ -152,6 +158,7 @@ class _Program:
                 return 0
             grpc_port, rest_port = await self._open_ports(servers)
             sweeps = [asyncio.create_task(server.sweep()) for server, _ in servers]
+            sweeps.append(asyncio.create_task(self._bearers.follow()))
             watching = asyncio.create_task(self._follow_config())
             self._set_ready(grpc_port, rest_port)
             await self._stopping.wait()
@@ -280,6 +287,12 @@ class _Program:
         )
 
         def answer(request: Request) -> Response | asyncio.Future[Response]:
+            forwarded = request.headers.get(GRANT_HEADER.lower())
+            grant = Grant.from_json(json.loads(forwarded)) if forwarded else None
+            if request.target.startswith(f"{GRPC_WEB}/"):
+                return self._grpc_web(request, grant)
+            if grant is not None:
+                return self._admission.rest(grant, request, self._rest)
             return management(request) if request.target.startswith("/api/") else self._health_or(self._rest, request)
 
         server = HttpServer(answer, self._flags.max_body_bytes)
@@ -348,19 +361,15 @@ class _Program:
 
     def _for_ports(self, rest: RestApi) -> Handler:
         """REST for everyone who can reach the port: a bearer is asked for where there are any."""
-        refusal = Response(
-            401,
-            b'{"error": "Send the header  Authorization: Bearer <token>."}',
-            headers=(("WWW-Authenticate", "Bearer"),),
-        )
 
         def answer(request: Request) -> Response | asyncio.Future[Response]:
-            if (
-                self._bearers
-                and request.target not in ("/healthz", "/readyz")
-                and not self._bearers.accept(request.headers.get("authorization", ""))
-            ):
-                return refusal
+            if self._bearers and request.target not in ("/healthz", "/readyz"):
+                try:
+                    grant = self._bearers.caller(request.headers.get("authorization", ""))
+                except ServingError as error:
+                    return refusal(error)
+                if grant is not None:
+                    return self._admission.rest(grant, request, rest)
             return self._health_or(rest, request)
 
         return answer

@@ -1,0 +1,168 @@
+"""Holds a caller with a grant to it: which model does a request ask for, may it, has it come too often. Stands before
+`rest.py`, `grpc.py` and `grpc_web.py`, which know nothing of grants; the owner's requests do not pass through here.
+
+What is not recognised is refused: configuration, metrics, the list of models, reflection, other services.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from typing import cast
+from urllib.parse import unquote_to_bytes
+
+from tensorflow_serving.apis import model_pb2
+
+from ...grants import Grant
+from ..auth import Bearers
+from ..errors import Code, ServingError
+from .http import Handler, Request, Response
+from .services import MODEL_SERVICE, PREDICTION_SERVICE
+
+_MODELS = re.compile(
+    r"/v1/models/(?P<model>[^/:?]+)(?:/versions/(?P<version>\d{1,19})|/labels/(?P<label>[^/:?]+))?"
+    r"(?P<verb>:classify|:regress|:predict|/metadata)?"
+)
+
+_LIST = re.compile(r"/v1/models/?")
+
+#: Methods whose request has its ModelSpec in field 1.
+_ASK_ONE_MODEL = {
+    f"/{PREDICTION_SERVICE}/{name}" for name in ("Predict", "Classify", "Regress", "GetModelMetadata")
+} | {f"/{MODEL_SERVICE}/GetModelStatus"}
+
+#: Its tasks are field 1; each task's ModelSpec is the task's field 1.
+_MULTI_INFERENCE = f"/{PREDICTION_SERVICE}/MultiInference"
+
+_STATUS = f"/{MODEL_SERVICE}/GetModelStatus"
+
+
+def _forbidden(message: str) -> ServingError:
+    return ServingError(Code.PERMISSION_DENIED, message)
+
+
+class Admission:
+    """One for a model server; `Bearers` counts what is in flight."""
+
+    def __init__(self, bearers: Bearers) -> None:
+        self._bearers = bearers
+
+    def rest(self, grant: Grant, request: Request, answer: Handler) -> Response | asyncio.Future[Response]:
+        """The answer to a REST request, or the refusal."""
+        with contextlib.ExitStack() as running:
+            try:
+                _check_target(grant, request)
+                running.enter_context(self._bearers.admitted(grant))
+            except ServingError as error:
+                return refusal(error)
+            reply = answer(request)
+            if isinstance(reply, Response):
+                return reply
+            future = asyncio.ensure_future(reply)
+            end = running.pop_all().close
+            future.add_done_callback(lambda _: end())
+            return cast("asyncio.Future[Response]", future)
+        raise AssertionError  # an ExitStack without a callback that swallows
+
+    @contextlib.contextmanager
+    def rpc(self, grant: Grant, method: str, payload: bytes) -> Iterator[None]:
+        """A call of ``/service/method`` runs within. Raises ServingError."""
+        _check_payload(grant, method, payload)
+        with self._bearers.admitted(grant):
+            yield
+
+
+def refusal(error: ServingError) -> Response:
+    """A refusal as REST tells it, in TF Serving's form."""
+    headers: tuple[tuple[str, str], ...] = ()
+    if error.code is Code.UNAUTHENTICATED:
+        headers = (("WWW-Authenticate", "Bearer"),)
+    elif error.code is Code.RESOURCE_EXHAUSTED:
+        headers = (("Retry-After", "1"),)
+    message = f"{error.message} {error.remedy}".rstrip()
+    return Response(error.code.http, json.dumps({"error": message}).encode(), headers=headers)
+
+
+def _check_target(grant: Grant, request: Request) -> None:
+    match = _MODELS.fullmatch(request.target)
+    if match is None:
+        if grant.models is None and request.method == "GET" and _LIST.fullmatch(request.target):
+            return
+        raise _forbidden("This bearer is for predictions: /v1/models/NAME:predict and its like.")
+    label = _unquote(match["label"] or "")
+    if request.method == "GET" and match["verb"] is None and grant.labels and label:
+        label = ""  # the status of a label is the status of all versions
+    why = grant.refusal(_unquote(match["model"]), int(match["version"]) if match["version"] else None, label)
+    if why:
+        raise _forbidden(why)
+
+
+def _check_payload(grant: Grant, method: str, payload: bytes) -> None:
+    if method in _ASK_ONE_MODEL:
+        specs = [b"".join(_field_1(payload))]
+    elif method == _MULTI_INFERENCE:
+        specs = [b"".join(_field_1(task)) for task in _field_1(payload)] or [b""]
+    else:
+        raise _forbidden("This bearer is for predictions: PredictionService, and ModelService/GetModelStatus.")
+    for one in specs:
+        try:
+            # What comes several times is merged, and merging is what parsing the parts in a row does.
+            spec = model_pb2.ModelSpec.FromString(one)
+        except Exception:  # protobuf's DecodeError, which differs between its implementations
+            raise _unreadable() from None
+        choice = spec.WhichOneof("version_choice")
+        version = spec.version.value if choice == "version" else None
+        label = spec.version_label if choice == "version_label" and method != _STATUS else ""
+        why = grant.refusal(spec.name, version, label)
+        if why:
+            raise _forbidden(why)
+
+
+def _field_1(message: bytes) -> list[bytes]:
+    """The values of field 1, by the wire format; everything else is stepped over, however large."""
+    found = []
+    at, end = 0, len(message)
+    while at < end:
+        tag, at = _varint(message, at)
+        field, kind = tag >> 3, tag & 7
+        if kind == 0:
+            _, at = _varint(message, at)
+        elif kind == 1:
+            at += 8
+        elif kind == 2:
+            size, at = _varint(message, at)
+            if field == 1:
+                found.append(message[at : at + size])
+            at += size
+        elif kind == 5:
+            at += 4
+        else:  # groups: none of these messages has one
+            raise _unreadable()
+        if not 0 < field < 1 << 29 or (field == 1 and kind != 2):
+            raise _unreadable()
+    if at != end:
+        raise _unreadable()
+    return found
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(message) and shift < 64:
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+    raise _unreadable()
+
+
+def _unreadable() -> ServingError:
+    return ServingError(Code.INVALID_ARGUMENT, "The request is no message of this method.")
+
+
+def _unquote(text: str) -> str:
+    return unquote_to_bytes(text.encode("latin-1")).decode("utf-8", "surrogateescape")
