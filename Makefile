@@ -11,7 +11,7 @@ INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test faults lint format bench docs clean
+.PHONY: help setup demo lab test hub faults lint format bench docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -37,6 +37,9 @@ lab: $(INSTALLED) ## open the quickstart in JupyterLab (PORT=8888)
 
 test: lint ## lint, then the whole suite (PYTEST_ARGS='-k store' for a part of it)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+hub: $(INSTALLED) ## a real JupyterHub with two users: one shares, the other predicts, and reaches nothing else
+	@$(BIN)/python -m pytest tests/hub $(PYTEST_ARGS)
 
 faults: $(INSTALLED) ## the long form of the fault tests: 200 registrations under load, about five minutes
 	@REGISTRATIONS=200 $(BIN)/python -m pytest -s tests/faults
