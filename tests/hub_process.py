@@ -19,6 +19,7 @@ from helpers import PATIENCE, ROOT, Answer, environment, free_ports, publish, wa
 
 from jupyter_tfserve.client import Client
 from jupyter_tfserve.hub_config import SNIPPET
+from jupyter_tfserve.kernel.finding import make_client
 
 ADMIN = "0" * 32
 
@@ -29,7 +30,9 @@ _PROXY = Path(sys.prefix) / "node_modules" / "configurable-http-proxy" / "bin" /
 _CONFIG = """
 c = get_config()
 c.JupyterHub.bind_url = {public!r}
-c.JupyterHub.hub_bind_url = "http://127.0.0.1:{hub_port}"
+c.JupyterHub.internal_ssl = {internal_tls}
+c.JupyterHub.internal_certs_location = "{folder}/internal-ssl"
+c.JupyterHub.hub_bind_url = "{scheme}://127.0.0.1:{hub_port}"
 c.JupyterHub.data_files_path = {share!r}
 c.JupyterHub.db_url = "sqlite:///{folder}/hub.sqlite"
 c.JupyterHub.cookie_secret_file = "{folder}/cookie_secret"
@@ -40,7 +43,7 @@ c.JupyterHub.allow_named_servers = True
 c.JupyterHub.spawner_class = "simple"
 c.SimpleLocalProcessSpawner.home_dir_template = "{folder}/home/{{username}}"
 c.ConfigurableHTTPProxy.command = {proxy!r}
-c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{proxy_port}"
+c.ConfigurableHTTPProxy.api_url = "{scheme}://127.0.0.1:{proxy_port}"
 c.ConfigurableHTTPProxy.pid_file = "{folder}/proxy.pid"
 c.ConfigurableHTTPProxy.auth_token = "proxy-token"
 c.JupyterHub.services = [{{"name": "test-admin", "api_token": {admin!r}, "admin": True}}]
@@ -54,9 +57,9 @@ c.JupyterHub.last_activity_interval = 5
 
 
 class JupyterHub:
-    """A Hub at ``http://127.0.0.1:<port><base_url>``; `snippet` is what its admin adds, `extra` what a test adds."""
+    """A Hub at ``http://127.0.0.1:<port><base_url>``; `snippet` is what its admin adds."""
 
-    def __init__(self, folder: Path, base_url: str = "/", snippet: str = SNIPPET, extra: str = "") -> None:
+    def __init__(self, folder: Path, base_url: str = "/", snippet: str = SNIPPET, internal_tls: bool = False) -> None:
         assert _PROXY.exists(), f"{_PROXY} is missing: `make setup` installs it"
         self.folder = folder
         self.port, hub_port, proxy_port = free_ports(3)
@@ -73,6 +76,8 @@ class JupyterHub:
         )
         config = _CONFIG.format(
             public=f"http://127.0.0.1:{self.port}{quote(base_url)}",
+            internal_tls=internal_tls,
+            scheme="https" if internal_tls else "http",
             hub_port=hub_port,
             proxy_port=proxy_port,
             share=str(Path(sys.prefix) / "share" / "jupyterhub"),
@@ -82,7 +87,7 @@ class JupyterHub:
             python=sys.executable,
             environment={**kept, "PYTHONPATH": tests, "JUPYTER_CONFIG_PATH": str(folder / "etc")},
         )
-        (folder / "jupyterhub_config.py").write_text(config + snippet + extra)
+        (folder / "jupyterhub_config.py").write_text(config + snippet)
         self.log = folder / "hub.log"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
@@ -185,10 +190,13 @@ class UserServer:
         wait_for("the user's server to stop", gone)
 
     def endpoint_file(self) -> Path | None:
-        """The newest one whose server serves this URL."""
+        """What its kernels read."""
         for file in self.home.rglob("jupyter_tfserve-*.json"):
             try:
-                if self.base_url == urlsplit(json.loads(file.read_text())["url"]).path.removesuffix("tfserve"):
+                told = json.loads(file.read_text())
+                if self.base_url == urlsplit(told["url"]).path.removesuffix("tfserve") and psutil.pid_exists(
+                    told["pid"]
+                ):
                     return file
             except (OSError, ValueError):
                 continue
@@ -199,7 +207,7 @@ class UserServer:
         file = self.endpoint_file()
         assert file is not None
         told = json.loads(file.read_text())
-        return Client(told["url"], told["token"])
+        return make_client(told["url"], told["token"], told["pid"])
 
     def serve(self, models: Path, *names: str) -> None:
         """Publish models into the user's store and wait until they answer."""

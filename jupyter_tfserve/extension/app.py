@@ -22,6 +22,8 @@ from jupyter_server._tz import utcnow
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
 from tornado import web
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_unix_socket
 from traitlets import Bool, Float, Int, List, TraitError, Unicode, default
 
 from ..api import Event
@@ -188,6 +190,8 @@ class TFServe(ExtensionApp):
         self.uploads = Uploads(self.models, self.max_upload_size)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._following: asyncio.Task[None] | None = None
+        self._for_kernels: HTTPServer | None = None
+        self._kernels_socket = self.supervisor.socket.with_name("k")
         self._endpoint = runtime / f"jupyter_{folder.name}.json"
         for schema in sorted(_SCHEMAS.glob("*.yaml")):
             self._event_logger.register_event_schema(schema)
@@ -206,13 +210,23 @@ class TFServe(ExtensionApp):
         self.follower.start()
         self.tell_grants()
         self._following = asyncio.create_task(self._follow_shares(), name="tfserve-shares")
+        if self.server.client_ca:
+            # As with the internal TLS of a JupyterHub: who has no certificate of the right kind gets no connection, and
+            # a kernel has none.
+            self._for_kernels = HTTPServer(self.server.web_app)
+            self._for_kernels.add_socket(bind_unix_socket(str(self._kernels_socket), 0o600))
         write_atomically(
             self._endpoint,
-            json.dumps({"url": local_url(self.server), "token": self.supervisor.token, "pid": os.getpid()}),
+            json.dumps({"url": self._url_for_kernels(), "token": self.supervisor.token, "pid": os.getpid()}),
         )
         os.environ[ENDPOINT] = str(self._endpoint)
         if self.models.has_models:
             threading.Thread(target=self._restore, name="tfserve-restore", daemon=True).start()
+
+    def _url_for_kernels(self) -> str:
+        if self._for_kernels is None:
+            return local_url(self.server)
+        return f"http+unix://{quote(str(self._kernels_socket), safe='')}{self.server.base_url}tfserve"
 
     async def stop_extension(self) -> None:
         """Drain and end the model server, take away what we left."""
@@ -220,6 +234,8 @@ class TFServe(ExtensionApp):
             del os.environ[ENDPOINT]
         self._endpoint.unlink(missing_ok=True)
         self.broadcast.close()
+        if self._for_kernels is not None:
+            self._for_kernels.stop()
         if self._following is not None:
             self._following.cancel()
         await self.follower.stop()

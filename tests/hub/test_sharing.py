@@ -255,7 +255,7 @@ def test_nothing_leaks(hub: JupyterHub, owner: UserServer) -> None:
 
 def test_a_hub_with_internal_tls_and_without_the_scope(tmp_path: Path, models: Path) -> None:
     """The Hub is asked over its own TLS, and where its admin has added nothing, what is missing is said exactly."""
-    one = JupyterHub(tmp_path / "hub", snippet="", extra="\nc.JupyterHub.internal_ssl = True\n")
+    one = JupyterHub(tmp_path / "hub", snippet="", internal_tls=True)
     try:
         one.wait_until_ready()
         one.add_user(COLLEAGUE)
