@@ -126,6 +126,13 @@ class TFServe(ExtensionApp):
         0, help="Bytes that a version may have that a kernel on another machine uploads. 0: what the disk holds."
     ).tag(config=True)
 
+    allowed_ops = List(
+        Unicode(),
+        help="""Ops that an uploaded model may have although they touch files, the network or Python, by TensorFlow's
+        names: ["InitializeTableFromTextFileV2"] for vocabularies in files. What is registered on this machine is not
+        looked at: its owner's rights are needed for that.""",
+    ).tag(config=True)
+
     @default("store")
     def _default_store(self) -> str:
         return os.environ.get("JUPYTER_TFSERVE_STORE") or os.path.join(jupyter_data_dir(), "tfserve")
@@ -187,7 +194,7 @@ class TFServe(ExtensionApp):
         self.management_forwarder = Forwarder(self.supervisor.socket)
         self.broadcast = Broadcast()
         self.follower = Follower(self.management_forwarder, self._on_model_server)
-        self.uploads = Uploads(self.models, self.max_upload_size)
+        self.uploads = Uploads(self.models, self.max_upload_size, self.allowed_ops)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._following: asyncio.Task[None] | None = None
         self._for_kernels: HTTPServer | None = None

@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 from tensorflow_serving.apis import model_pb2
 
 from ...grants import Grant
+from ...wire import BYTES, WireError, fields
 from ..auth import Bearers
 from ..errors import Code, ServingError
 from .http import Handler, Request, Response
@@ -122,42 +123,17 @@ def _check_payload(grant: Grant, method: str, payload: bytes) -> None:
 
 
 def _field_1(message: bytes) -> list[bytes]:
-    """The values of field 1, by the wire format; everything else is stepped over, however large."""
+    """The values of field 1; everything else is stepped over, however large."""
     found = []
-    at, end = 0, len(message)
-    while at < end:
-        tag, at = _varint(message, at)
-        field, kind = tag >> 3, tag & 7
-        if kind == 0:
-            _, at = _varint(message, at)
-        elif kind == 1:
-            at += 8
-        elif kind == 2:
-            size, at = _varint(message, at)
-            if field == 1:
-                found.append(message[at : at + size])
-            at += size
-        elif kind == 5:
-            at += 4
-        else:  # groups: none of these messages has one
-            raise _unreadable()
-        if not 0 < field < 1 << 29 or (field == 1 and kind != 2):
-            raise _unreadable()
-    if at != end:
-        raise _unreadable()
+    try:
+        for number, kind, value in fields(message):
+            if number == 1:
+                if kind != BYTES:
+                    raise _unreadable()
+                found.append(bytes(value))
+    except WireError:
+        raise _unreadable() from None
     return found
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(message) and shift < 64:
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise _unreadable()
 
 
 def _unreadable() -> ServingError:
