@@ -25,10 +25,10 @@ from ..store import Store, StoreError
 from . import config as model_config
 from . import config_protos, metrics
 from .auth import Bearers
+from .codecs.json_numbers import quiet_numpy
 from .config import Config, ConfigStore, batching_parameters
-from .core.batching import BatchingParameters, BatchingServable
+from .core.batching import Batcher, Batching
 from .core.manager import RetryPolicy, Version
-from .core.servable import Servable
 from .core.server_core import CoreOptions, ServerCore
 from .errors import ServingError
 from .flags import Flags, cpus
@@ -36,9 +36,9 @@ from .frontends.admission import Admission, refusal
 from .frontends.grpc import GrpcOptions, GrpcServer
 from .frontends.grpc_web import PREFIX as GRPC_WEB
 from .frontends.grpc_web import GrpcWeb
-from .frontends.http import Handler, HttpServer, Request, Response
+from .frontends.http import Exchange, Handler, HttpServer
 from .frontends.management import EventBus, ManagementApi, model_event, version_event
-from .frontends.rest import RestApi, RestOptions
+from .frontends.rest import HEALTH_PATHS, RestApi, RestOptions
 from .frontends.services import Services, not_available
 from .platforms import saved_model
 from .platforms.session_config import session_config
@@ -114,7 +114,8 @@ class _Program:
         except (OSError, ValueError, KeyError, TypeError) as error:  # rather no server than one without its bearers
             raise StartFailed(f"--bearer_hashes_file cannot be read: {error}") from None
         self._admission = Admission(self._bearers)
-        rest_pool = ThreadPoolExecutor(flags.rest_api_num_threads, "rest")
+        quiet_numpy()
+        rest_pool = ThreadPoolExecutor(flags.rest_api_num_threads, "rest", quiet_numpy)
         self._rest = RestApi(
             self._core,
             rest_pool,
@@ -126,6 +127,7 @@ class _Program:
                 self._metrics_path(),
             ),
             self._logs,
+            self._readiness,
         )
         services = Services(
             self._core,
@@ -142,6 +144,7 @@ class _Program:
                 flags.grpc_max_threads,
                 _channel_arguments(flags.grpc_channel_arguments),
                 flags.enable_grpc_healthcheck_service or self._store is not None,
+                flags.grpc_transport,
             ),
         )
         # TensorFlow's modules are 270,000 objects, which every full collection would walk through.
@@ -174,7 +177,7 @@ class _Program:
         flags = self._flags
         options = saved_model.SavedModelOptions(tuple(flags.saved_model_tags.split(",")), session_config(flags))
         return ServerCore(
-            lambda name, number, path: self._load(path, options),
+            lambda name, number, path: self._load(name, number, path, options),
             CoreOptions(
                 flags.file_system_poll_wait_seconds,
                 RetryPolicy(flags.max_num_load_retries, flags.load_retry_interval_micros / 1e6),
@@ -187,25 +190,26 @@ class _Program:
             lambda name, change: self._events.publish(model_event(name, change)),
         )
 
-    def _load(self, path: Path, options: saved_model.SavedModelOptions) -> Servable:
+    def _load(self, name: str, number: int, path: Path, options: saved_model.SavedModelOptions) -> Batcher:
         """Load and warm up a version; in one of the manager's threads."""
         servable = saved_model.load(path, options)
-        batching = self._batching(path)
-        if batching is not None:
-            servable = BatchingServable(servable, batching)
-        if self._flags.enable_model_warmup:
-            try:
-                warm_up(servable, path, self._flags.num_request_iterations_for_warmup)
-            except BaseException:
-                servable.close()
-                raise
-        return servable
+        try:
+            batcher = Batcher(servable, self._batching(path), name, number)
+            if self._flags.enable_model_warmup:
+                warm_up(batcher, path, self._flags.num_request_iterations_for_warmup)
+        except BaseException:
+            servable.close()
+            raise
+        return batcher
 
-    def _batching(self, path: Path) -> BatchingParameters | None:
-        """How a version's requests are merged: as its own file says, else the server's; None where they are not."""
+    def _batching(self, path: Path) -> Batching:
+        """How a version's requests are run: merged as its own file says, or as the server's."""
+        parameters = self._batching_parameters
         if self._flags.enable_per_model_batching_parameters and (path / BATCHING_FILE).exists():
-            return batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE))
-        return self._batching_parameters if self._flags.enable_batching else None
+            parameters = batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE))
+        elif not self._flags.enable_batching:
+            return Batching("off", parameters)
+        return Batching("on", parameters)
 
     def _metrics_path(self) -> str:
         """Where the metrics page is: as the monitoring config says; in a store always."""
@@ -286,14 +290,17 @@ class _Program:
             self._store,
         )
 
-        def answer(request: Request) -> Response | asyncio.Future[Response]:
+        def answer(request: Exchange) -> None:
             forwarded = request.headers.get(GRANT_HEADER.lower())
             grant = Grant.from_json(json.loads(forwarded)) if forwarded else None
             if request.target.startswith(f"{GRPC_WEB}/"):
-                return self._grpc_web(request, grant)
-            if grant is not None:
-                return self._admission.rest(grant, request, self._rest)
-            return management(request) if request.target.startswith("/api/") else self._health_or(self._rest, request)
+                self._grpc_web(request, grant)
+            elif grant is not None:
+                self._admission.rest(grant, request, self._rest)
+            elif request.target.startswith("/api/"):
+                management(request)
+            else:
+                self._rest(request)
 
         server = HttpServer(answer, self._flags.max_body_bytes)
         before = os.umask(0o177)
@@ -361,35 +368,31 @@ class _Program:
 
     def _for_ports(self, rest: RestApi) -> Handler:
         """REST for everyone who can reach the port: a bearer is asked for where there are any."""
+        if not self._bearers:
+            return rest
 
-        def answer(request: Request) -> Response | asyncio.Future[Response]:
-            if self._bearers and request.target not in ("/healthz", "/readyz"):
-                try:
-                    grant = self._bearers.caller(request.headers.get("authorization", ""))
-                except ServingError as error:
-                    return refusal(error)
-                if grant is not None:
-                    return self._admission.rest(grant, request, rest)
-            return self._health_or(rest, request)
+        def answer(request: Exchange) -> None:
+            if request.target in HEALTH_PATHS:
+                rest(request)
+                return
+            try:
+                grant = self._bearers.caller(request.headers.get("authorization", ""))
+            except ServingError as error:
+                request.respond(refusal(error))
+                return
+            if grant is None:
+                rest(request)
+            else:
+                self._admission.rest(grant, request, rest)
 
         return answer
 
-    def _health_or(self, rest: RestApi, request: Request) -> Response | asyncio.Future[Response]:
-        """``/healthz``: the process answers; ``/readyz``: it can be sent requests. All else is the REST API's."""
-        if request.method in ("GET", "HEAD"):
-            if request.target == "/healthz":
-                return Response(200, b"ok\n", "text/plain")
-            if request.target == "/readyz":
-                waiting = [name for name in self._core.models if not self._core.manager.available(name)]
-                if self._ready and not waiting:
-                    return Response(200, b"ok\n", "text/plain")
-                why = (
-                    f"no version is available of: {', '.join(sorted(waiting))}\n"
-                    if waiting
-                    else "starting or draining\n"
-                )
-                return Response(503, why.encode(), "text/plain", (("Retry-After", "1"),))
-        return rest(request)
+    def _readiness(self) -> str:
+        """Why the server should not be sent requests now, "" if it may be."""
+        waiting = [name for name in self._core.models if not self._core.manager.available(name)]
+        if waiting:
+            return f"no version is available of: {', '.join(sorted(waiting))}"
+        return "" if self._ready else "starting or draining"
 
     def _set_ready(self, grpc_port: int | None, rest_port: int | None) -> None:
         self._ready = True

@@ -5,14 +5,12 @@ wrote. A line is the SHA-256 of a bearer that may do everything, or a JSON objec
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import hmac
 import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,18 +85,10 @@ class Bearers:
             raise ServingError(Code.UNAUTHENTICATED, "This bearer is not known, or no longer.")
         return grant
 
-    @contextlib.contextmanager
-    def admitted(self, grant: Grant) -> Iterator[None]:
-        """A request of this grant runs within. Raises UNAUTHENTICATED for one that has expired, RESOURCE_EXHAUSTED
-        past its limits.
+    def enter(self, grant: Grant) -> None:
+        """A request of this grant begins. Raises UNAUTHENTICATED for one that has expired, RESOURCE_EXHAUSTED past its
+        limits; then it has not begun.
         """
-        self._enter(grant)
-        try:
-            yield
-        finally:
-            self._leave(grant)
-
-    def _enter(self, grant: Grant) -> None:
         if grant.expires is not None and time.time() >= grant.expires:
             raise ServingError(Code.UNAUTHENTICATED, "This bearer has expired.", "Ask its owner for a new one.")
         if grant.rate is None and grant.concurrency is None:
@@ -120,7 +110,8 @@ class Bearers:
                 use.left -= 1
             use.running += 1
 
-    def _leave(self, grant: Grant) -> None:
+    def leave(self, grant: Grant) -> None:
+        """The request has ended."""
         if grant.rate is None and grant.concurrency is None:
             return
         with self._counting:

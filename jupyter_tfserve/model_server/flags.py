@@ -126,6 +126,7 @@ def _parser() -> _Parser:
         "",
         "SHA-256 of each bearer that the ports ask for, hex, a line each; or grants; none: open",
     )
+    flag("grpc_transport", "auto", "'grpcio', or 'native': pygrpc-native where it can; 'auto' is native")
     flag("drain_timeout_seconds", 30.0, "seconds that requests in flight get after SIGTERM")
     flag("max_body_bytes", 2**31 - 1, "largest REST body")
     flag("owner_fd", -1, "for whoever starts tfserve: a pipe that ends when they do")
@@ -183,6 +184,7 @@ class Flags(argparse.Namespace):
     store: str
     management_socket: str
     bearer_hashes_file: str
+    grpc_transport: str
     drain_timeout_seconds: float
     max_body_bytes: int
     owner_fd: int
@@ -213,6 +215,8 @@ def parse(arguments: list[str]) -> Flags:
             "--tensorflow_session_parallelism cannot be set together with --tensorflow_intra_op_parallelism or "
             "--tensorflow_inter_op_parallelism."
         )
+    if flags.grpc_transport not in ("auto", "grpcio", "native"):
+        parser.error(f"--grpc_transport takes 'auto', 'grpcio' or 'native', not {flags.grpc_transport!r}.")
     if flags.mixed_precision not in ("", "bfloat16"):
         parser.error(f"--mixed_precision takes only 'bfloat16', not {flags.mixed_precision!r}.")
     return flags

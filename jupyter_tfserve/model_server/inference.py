@@ -1,5 +1,5 @@
-"""Predict and what is built on it, in arrays: the frontends translate to and from the wire, here is what TF Serving
-does between.
+"""What TF Serving checks before and after a run, and Classify and Regress, in arrays: the frontends translate to and
+from the wire.
 
 Errors have TF Serving's codes and texts (`servables/tensorflow/predict_util.cc`).
 """
@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .core.servable import DEFAULT_SIGNATURE, Array, Servable, Signature
+from .core.batching import Batcher
+from .core.servable import DEFAULT_SIGNATURE, Array, Signature
 from .errors import Code, ServingError, invalid
 
 
-def signature(servable: Servable, name: str, code: Code = Code.INVALID_ARGUMENT) -> Signature:
+def signature(servable: Batcher, name: str, code: Code = Code.INVALID_ARGUMENT) -> Signature:
     """The signature of that name, "" for the default one. Over gRPC an unknown one is FAILED_PRECONDITION, over REST
     not.
     """
@@ -28,28 +29,22 @@ def signature(servable: Servable, name: str, code: Code = Code.INVALID_ARGUMENT)
     return found
 
 
-def predict(
-    servable: Servable,
-    called: Signature,
-    inputs: Mapping[str, Array],
-    output_filter: Sequence[str] = (),
-    timeout_ms: int = 0,
-) -> dict[str, Array]:
-    """Run a signature; returns its outputs by name, those in `output_filter` if there are any there."""
-    fed = _complete(called, inputs)
-    outputs = list(output_filter) or list(called.outputs)
-    for place, name in enumerate(outputs):
+def filtered(called: Signature, output_filter: Sequence[str]) -> tuple[str, ...]:
+    """The outputs that are asked for: all of them where the filter is empty."""
+    if not output_filter:
+        return called.output_names
+    for place, name in enumerate(output_filter):
         if name not in called.outputs:
             raise invalid(
                 f"output tensor alias not found in signature: {name} "
                 f"Outputs expected to be in the set {{{','.join(called.outputs)}}}."
             )
-        if name in outputs[:place]:
+        if name in output_filter[:place]:
             raise invalid(f"duplicate output tensor alias: {name}")
-    return dict(zip(outputs, servable.run(called, fed, outputs, timeout_ms), strict=True))
+    return tuple(output_filter)
 
 
-def _complete(called: Signature, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+def complete(called: Signature, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
     """The inputs with defaults filled in; their names and types checked."""
     if inputs.keys() != called.inputs.keys():
         extra = sorted(inputs.keys() - called.inputs.keys())
@@ -76,17 +71,24 @@ REGRESS_METHOD = "tensorflow/serving/regress"
 
 
 def classify(
-    servable: Servable, name: str, examples: Sequence[bytes], check_method: bool = False, timeout_ms: int = 0
+    servable: Batcher,
+    name: str,
+    examples: Sequence[bytes],
+    check_method: bool = False,
+    timeout_ms: int = 0,
+    api: str = "Classify",
 ) -> list[list[tuple[bytes, float]]]:
-    """Label and score of each class, for each serialized tf.Example (`servables/tensorflow/classifier.cc`)."""
+    """Label and score of each class, for each serialized tf.Example (`servables/tensorflow/classifier.cc`). `api` is
+    what the metrics call it.
+    """
     called = _example_signature(servable, name, CLASSIFY_METHOD if check_method else "")
-    outputs = [key for key in ("classes", "scores") if key in called.outputs]
+    outputs = tuple(key for key in ("classes", "scores") if key in called.outputs)
     if not outputs or len(outputs) != len(called.outputs):
         raise invalid(
             'Expected classification signature outputs to be "classes" and/or "scores"; '
             f"found {', '.join(called.outputs)}"
         )
-    found = _run_examples(servable, called, examples, outputs, timeout_ms)
+    found = _run_examples(servable, called, examples, outputs, timeout_ms, api)
     _check_dtype(found, "classes", "string", "class labels")
     _check_dtype(found, "scores", "float", "scores")
     for key, array in found.items():
@@ -104,13 +106,18 @@ def classify(
 
 
 def regress(
-    servable: Servable, name: str, examples: Sequence[bytes], check_method: bool = False, timeout_ms: int = 0
+    servable: Batcher,
+    name: str,
+    examples: Sequence[bytes],
+    check_method: bool = False,
+    timeout_ms: int = 0,
+    api: str = "Regress",
 ) -> Array:
     """One float32 for each serialized tf.Example, shape [n] (`servables/tensorflow/regressor.cc`)."""
     called = _example_signature(servable, name, REGRESS_METHOD if check_method else "")
     if list(called.outputs) != ["outputs"]:
         raise invalid(f'Expected regression signature to have one output "outputs"; found {", ".join(called.outputs)}')
-    found = _run_examples(servable, called, examples, ["outputs"], timeout_ms)
+    found = _run_examples(servable, called, examples, ("outputs",), timeout_ms, api)
     _check_dtype(found, "outputs", "float", "output")
     values = found["outputs"]
     if values.shape not in ((len(examples),), (len(examples), 1)):
@@ -121,7 +128,7 @@ def regress(
     return values.reshape(-1)
 
 
-def _example_signature(servable: Servable, name: str, method: str) -> Signature:
+def _example_signature(servable: Batcher, name: str, method: str) -> Signature:
     """A signature that takes tf.Examples; with `method`, of that method name."""
     called = servable.signatures.get(name or DEFAULT_SIGNATURE)
     if called is None:
@@ -134,13 +141,13 @@ def _example_signature(servable: Servable, name: str, method: str) -> Signature:
 
 
 def _run_examples(
-    servable: Servable, called: Signature, examples: Sequence[bytes], outputs: Sequence[str], timeout_ms: int
+    servable: Batcher, called: Signature, examples: Sequence[bytes], outputs: tuple[str, ...], timeout_ms: int, api: str
 ) -> dict[str, Array]:
     if not examples:
         raise invalid("Input is empty.")
     batch = np.empty(len(examples), object)
     batch[:] = examples
-    return predict(servable, called, {"inputs": batch}, outputs, timeout_ms)
+    return dict(zip(outputs, servable.run(called, {"inputs": batch}, outputs, timeout_ms, api), strict=True))
 
 
 def _check_dtype(found: Mapping[str, Array], key: str, expected: str, what: str) -> None:

@@ -7,9 +7,11 @@ a sample costs ten times as much there.
 from __future__ import annotations
 
 import threading
-import time
-from bisect import bisect_left
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 #: TF Serving's limits in microseconds (`monitoring::Buckets::Exponential(10, 1.8, 33)`).
 _LIMITS = [10 * 1.8**power for power in range(33)]
@@ -20,7 +22,11 @@ _COUNT_LIMITS = [float(2**power) for power in range(33)]
 #: Different label values of one metric that are told apart. Names come from callers, who must not fill the memory.
 _MAX_CHILDREN = 5000
 
+#: Values of a histogram that are counted together.
+_COUNTED_AT_ONCE = 1000
+
 Labels = tuple[str, ...]
+Array = npt.NDArray[Any]
 
 
 class _Metric:
@@ -43,6 +49,21 @@ class _Metric:
         return f"{self.name}{suffix}{{{inside}}}" if inside else f"{self.name}{suffix}"
 
 
+class Count:
+    """A counter's value for one combination of labels."""
+
+    __slots__ = ("_lock", "value")
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, by: float = 1) -> None:
+        """Count."""
+        with self._lock:
+            self.value += by
+
+
 class Counter(_Metric):
     """Only grows."""
 
@@ -50,24 +71,69 @@ class Counter(_Metric):
 
     def __init__(self, name: str, *labels: str) -> None:
         super().__init__(name, *labels)
-        self._values: dict[Labels, float] = {}
+        self._children: dict[Labels, Count] = {}
+
+    def child(self, *labels: str) -> Count:
+        """The counter of these labels; one that nobody sees where there are too many already."""
+        found = self._children.get(labels)
+        if found is None:
+            with self._lock:
+                if len(self._children) >= _MAX_CHILDREN:
+                    return Count()
+                found = self._children.setdefault(labels, Count())
+        return found
 
     def add(self, *labels: str, by: float = 1) -> None:
         """Count."""
-        with self._lock:
-            if labels not in self._values and len(self._values) >= _MAX_CHILDREN:
-                return
-            self._values[labels] = self._values.get(labels, 0) + by
+        self.child(*labels).add(by)
 
     def total(self) -> int:
         """The sum over all labels."""
         with self._lock:
-            return int(sum(self._values.values()))
+            return int(sum(child.value for child in self._children.values()))
 
     def lines(self) -> list[str]:
-        """A sample for each combination of labels."""
+        """A sample for each combination of labels that has counted anything."""
         with self._lock:
-            return [f"{self._text(labels)} {value:g}" for labels, value in self._values.items()]
+            children = list(self._children.items())
+        return [f"{self._text(labels)} {child.value:g}" for labels, child in children if child.value]
+
+
+class Distribution:
+    """A histogram's values for one combination of labels. They are written down as they come and counted many at once:
+    counting one by one would be a good part of the time that a small request takes.
+    """
+
+    __slots__ = ("_buckets", "_limits", "_lock", "_total", "_uncounted")
+
+    def __init__(self, limits: Array) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._buckets = np.zeros(len(limits) + 1, np.int64)
+        self._total = 0.0
+        self._uncounted: list[float] = []
+
+    def observe(self, value: float) -> None:
+        """Take in a value."""
+        self._uncounted.append(value)
+        if len(self._uncounted) >= _COUNTED_AT_ONCE:
+            self.counts()
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Take in each of them."""
+        self._uncounted.extend(values)
+        if len(self._uncounted) >= _COUNTED_AT_ONCE:
+            self.counts()
+
+    def counts(self) -> tuple[list[int], float]:
+        """How many values there were up to each limit, from the one before it (last: past all), and their sum."""
+        with self._lock:
+            values = self._uncounted[:]
+            del self._uncounted[: len(values)]  # not a new list: a thread may be about to append to this one
+            if values:
+                self._buckets += np.bincount(np.searchsorted(self._limits, values), minlength=len(self._buckets))
+                self._total += sum(values)
+            return self._buckets.tolist(), self._total
 
 
 class Histogram(_Metric):
@@ -77,29 +143,38 @@ class Histogram(_Metric):
 
     def __init__(self, name: str, *labels: str, limits: Sequence[float] = _LIMITS) -> None:
         super().__init__(name, *labels)
-        self._limits = limits
-        self._values: dict[Labels, tuple[list[int], list[float]]] = {}
+        self.limits = np.array(limits)
+        self._children: dict[Labels, Distribution] = {}
+
+    def child(self, *labels: str) -> Distribution:
+        """The distribution of these labels; one that nobody sees where there are too many already."""
+        found = self._children.get(labels)
+        if found is None:
+            with self._lock:
+                if len(self._children) >= _MAX_CHILDREN:
+                    return Distribution(self.limits)
+                found = self._children.setdefault(labels, Distribution(self.limits))
+        return found
 
     def observe(self, value: float, *labels: str) -> None:
         """Count one value."""
-        with self._lock:
-            child = self._values.get(labels)
-            if child is None:
-                if len(self._values) >= _MAX_CHILDREN:
-                    return
-                child = self._values[labels] = ([0] * (len(self._limits) + 1), [0.0])
-            child[0][bisect_left(self._limits, value)] += 1
-            child[1][0] += value
+        self.child(*labels).observe(value)
 
     def lines(self) -> list[str]:
-        """Buckets, sum and count for each combination of labels."""
+        """Buckets, sum and count for each combination of labels that has counted anything."""
         lines = []
         with self._lock:
-            for labels, (counts, [total]) in self._values.items():
-                below = 0
-                for limit, count in zip([*map("{:g}".format, self._limits), "+Inf"], counts, strict=True):
-                    below += count
-                    lines.append(self._text(labels, "_bucket", f'le="{limit}"') + f" {below}")
+            children = list(self._children.items())
+        limits = [*map("{:g}".format, self.limits), "+Inf"]
+        for labels, child in children:
+            below = 0
+            buckets = []
+            counts, total = child.counts()
+            for limit, count in zip(limits, counts, strict=True):
+                below += count
+                buckets.append(self._text(labels, "_bucket", f'le="{limit}"') + f" {below}")
+            if below:
+                lines += buckets
                 lines.append(f"{self._text(labels, '_sum')} {total:g}")
                 lines.append(f"{self._text(labels, '_count')} {below}")
         return lines
@@ -118,12 +193,15 @@ EXAMPLE_COUNT_TOTAL = Counter(_PREFIX + "request_example_count_total", "model")
 EXAMPLE_COUNTS = Histogram(_PREFIX + "request_example_counts", "model", limits=_COUNT_LIMITS)
 WARMUP_RECORDS = Counter(_PREFIX + "model_warmup_records_read", "model_path", "status")
 WARMUP_LATENCY = Histogram(_PREFIX + "model_warmup_latency", "model_path", "status")
+WRAPPED_RUN_COUNT = Counter(_PREFIX + "batching_session:wrapped_run_count")
 LOADS = Counter("jupyter_tfserve_loads_total", "model_name", "version", "status")
 LOAD_SECONDS = Histogram(
     "jupyter_tfserve_load_seconds", "model_name", limits=[0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
 )
 LOG_RECORDS = Counter("jupyter_tfserve_request_log_records_total", "model_name", "status")
 SIGNATURE_LATENCY = Histogram("jupyter_tfserve_run_microseconds", "model_name", "version", "signature")
+QUEUE_TIME = Histogram("jupyter_tfserve_queue_microseconds", "model_name", "version", "signature")
+BATCH_SIZE = Histogram("jupyter_tfserve_batch_size", "model_name", "version", "signature", limits=_COUNT_LIMITS[:14])
 
 ALL: list[_Metric] = [
     REQUEST_COUNT,
@@ -133,10 +211,13 @@ ALL: list[_Metric] = [
     EXAMPLE_COUNTS,
     WARMUP_RECORDS,
     WARMUP_LATENCY,
+    WRAPPED_RUN_COUNT,
     LOADS,
     LOAD_SECONDS,
     LOG_RECORDS,
     SIGNATURE_LATENCY,
+    QUEUE_TIME,
+    BATCH_SIZE,
 ]
 
 
@@ -154,24 +235,6 @@ def page(in_flight: Sequence[tuple[str, int, int]] = ()) -> str:
             for name, number, count in in_flight
         ]
     return "\n".join(lines) + "\n"
-
-
-class Run:
-    """A ``with`` block around a run of a model, whose time it counts."""
-
-    __slots__ = ("_api", "_began", "_model", "_signature", "_version")
-
-    def __init__(self, model: str, version: int, signature: str, api: str) -> None:
-        self._model, self._version, self._signature, self._api = model, version, signature, api
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is None:
-            took = (time.perf_counter() - self._began) * 1e6
-            RUNTIME_LATENCY.observe(took, self._model, self._api, "TF1")
-            SIGNATURE_LATENCY.observe(took, self._model, str(self._version), self._signature)
 
 
 def count_examples(model: str, count: int) -> None:

@@ -211,11 +211,12 @@ def test_rate_is_a_bucket_that_fills(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def admitted() -> bool:
         try:
-            with bearers.admitted(grant):
-                return True
+            bearers.enter(grant)
         except ServingError as error:
             assert error.code is Code.RESOURCE_EXHAUSTED
             return False
+        bearers.leave(grant)
+        return True
 
     assert [admitted() for _ in range(3)] == [True, True, False]
     now += 0.5

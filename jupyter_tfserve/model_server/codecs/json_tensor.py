@@ -17,7 +17,8 @@ import simdjson
 from ..core.servable import Array, Signature, TensorInfo
 from ..errors import Code, ServingError, invalid
 from ..inference import shape_text
-from . import json_text
+from . import json_numbers, json_text
+from .json_numbers import Numbers
 from .json_values import from_b64, is_b64, kind
 
 #: How much of a value an error quotes.
@@ -90,8 +91,32 @@ def _quote(value: Json) -> str:
 # Requests.
 
 
-def decode(request: Mapping[str, Json], signature: Signature) -> tuple[dict[str, Array], bool]:
-    """The arrays of a predict request by input name, and whether it is in row format. Raises ServingError."""
+def read(body: bytes) -> tuple[str, Numbers | dict[str, Json]]:
+    """The signature's name of a predict request, and the rest of it, for `decode`. Raises ServingError."""
+    numbers = json_numbers.read(body)
+    if numbers is not None:
+        return numbers.signature_name, numbers
+    parsed = parse(body)
+    return signature_name(parsed), parsed
+
+
+def signature_name(request: Mapping[str, Json]) -> str:
+    """The signature's name of a request, "" for the default one. Raises ServingError."""
+    name = request.get("signature_name", "")
+    if not isinstance(name, str):
+        raise invalid("'signature_name' key must be a string value.")
+    return name
+
+
+def decode(request: Numbers | Mapping[str, Json], signature: Signature) -> tuple[list[Array], bool]:
+    """The inputs of a predict request, in the signature's order, and whether it is in row format. Raises
+    ServingError.
+    """
+    if isinstance(request, Numbers):
+        array = request.array(signature)
+        if array is not None:
+            return [array], request.row_format
+        request = parse(request.body)
     if not signature.inputs:
         raise invalid(f"Signature {signature.name!r} has no inputs: REST needs at least one.")
     if "instances" in request:
@@ -105,7 +130,7 @@ def decode(request: Mapping[str, Json], signature: Signature) -> tuple[dict[str,
     raise invalid("Missing 'inputs' or 'instances' key")
 
 
-def _rows(instances: Json, signature: Signature) -> dict[str, Array]:
+def _rows(instances: Json, signature: Signature) -> list[Array]:
     if not isinstance(instances, list):
         raise invalid("Expecting 'instances' value to be a list/array")
     if not instances:
@@ -116,10 +141,10 @@ def _rows(instances: Json, signature: Signature) -> dict[str, Array]:
                 raise invalid(f"Expecting object but got list at item {place} of input list")
             if row.keys() != signature.inputs.keys():
                 raise _wrong_names(row, place, signature)
-        return {
-            name: _stack([row[name] for row in instances], name, info, f"key: {name} ")
+        return [
+            _stack([row[name] for row in instances], name, info, f"key: {name} ")
             for name, info in signature.inputs.items()
-        }
+        ]
     if len(signature.inputs) > 1:
         raise invalid(
             f"instances is a plain list, but expecting list of objects as multiple input tensors required as per "
@@ -129,7 +154,7 @@ def _rows(instances: Json, signature: Signature) -> dict[str, Array]:
         if _is_object(row):
             raise invalid(f"Expecting value/list but got object at item {place} of input list")
     [(name, info)] = signature.inputs.items()
-    return {name: _stack(instances, name, info, "")}
+    return [_stack(instances, name, info, "")]
 
 
 def _wrong_names(row: Mapping[str, Json], place: int, signature: Signature) -> ServingError:
@@ -141,7 +166,7 @@ def _wrong_names(row: Mapping[str, Json], place: int, signature: Signature) -> S
     )
 
 
-def _columns(inputs: Json, signature: Signature) -> dict[str, Array]:
+def _columns(inputs: Json, signature: Signature) -> list[Array]:
     if not _is_object(inputs):
         if len(signature.inputs) > 1:
             raise invalid(
@@ -149,7 +174,7 @@ def _columns(inputs: Json, signature: Signature) -> dict[str, Array]:
                 f"tensorinfo_map: {', '.join(signature.inputs)}"
             )
         inputs = {next(iter(signature.inputs)): inputs}
-    arrays = {}
+    arrays = []
     for name, info in signature.inputs.items():
         if name not in inputs:
             raise invalid(f"Missing named input: {name} in 'inputs' object.")
@@ -160,7 +185,7 @@ def _columns(inputs: Json, signature: Signature) -> dict[str, Array]:
                 Code.UNIMPLEMENTED, f"Conversion of JSON Value: {_quote(value)} to type: {info.dtype} is not supported"
             )
         try:
-            arrays[name] = _array(value, convert)
+            arrays.append(_array(value, convert))
         except _Misfit as misfit:
             raise invalid(misfit.text(info), _remedy(name, info, misfit)) from None
     return arrays
@@ -340,10 +365,12 @@ _CONVERT: dict[str, _Converter] = {
 _WRITTEN = frozenset(_CONVERT)
 
 
-def encode_rows(outputs: Mapping[str, Array], signature: Signature) -> bytes:
-    """``{"predictions": [...]}``: a value for each row, or an object where there are several outputs."""
+def encode_rows(outputs: Sequence[Array], signature: Signature) -> bytes:
+    """``{"predictions": [...]}``: a value for each row, or an object where there are several outputs. `outputs` are all
+    of the signature's, in its order.
+    """
     count: int | None = None
-    for name, array in outputs.items():
+    for name, array in zip(signature.outputs, outputs, strict=True):
         _check_written(name, signature)
         if array.ndim == 0:
             raise invalid(f"Tensor name: {name} has no shape information ")
@@ -352,21 +379,22 @@ def encode_rows(outputs: Mapping[str, Array], signature: Signature) -> bytes:
         elif len(array) != count:
             raise invalid(f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {count}")
     if len(outputs) == 1:
-        [(name, array)] = outputs.items()
-        return b'{\n    "predictions": ' + _write(name, array) + b"\n}"
-    columns = {name: _listed(name, array) for name, array in outputs.items()}
+        return b'{\n    "predictions": ' + _write(signature.output_names[0], outputs[0]) + b"\n}"
+    columns = {name: _listed(name, array) for name, array in zip(signature.outputs, outputs, strict=True)}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return b'{\n    "predictions": ' + _dumps(rows) + b"\n}"
 
 
-def encode_columns(outputs: Mapping[str, Array], signature: Signature) -> bytes:
+def encode_columns(outputs: Sequence[Array], signature: Signature) -> bytes:
     """``{"outputs": ...}``: a value, or an object where there are several outputs."""
-    for name in outputs:
+    for name in signature.outputs:
         _check_written(name, signature)
     if len(outputs) == 1:
-        [(name, array)] = outputs.items()
-        return b'{\n    "outputs": ' + _write(name, array) + b"\n}"
-    parts = [json.dumps(name).encode() + b": " + _write(name, array) for name, array in outputs.items()]
+        return b'{\n    "outputs": ' + _write(signature.output_names[0], outputs[0]) + b"\n}"
+    parts = [
+        json.dumps(name).encode() + b": " + _write(name, array)
+        for name, array in zip(signature.outputs, outputs, strict=True)
+    ]
     return b'{\n    "outputs": {\n        ' + b",\n        ".join(parts) + b"\n    }\n}"
 
 
@@ -389,8 +417,12 @@ def _check_written(name: str, signature: Signature) -> None:
 
 def _write(name: str, array: Array) -> bytes:
     """One output's value as JSON: any text that reads back as the same values."""
-    if array.ndim and array.dtype != object and not _has_non_finite(array):
-        return orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+    if array.ndim and array.dtype != object:
+        if not array.flags.c_contiguous:
+            array = np.ascontiguousarray(array)
+        text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+        if array.dtype.kind != "f" or b"n" not in text:  # what is not finite would be null
+            return text
     return _dumps(_listed(name, array))
 
 

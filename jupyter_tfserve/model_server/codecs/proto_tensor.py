@@ -4,7 +4,7 @@ TensorFlow's slow Python helpers: a packed field of floats is copied as it stand
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -102,13 +102,16 @@ def decode(tensor: tensor_pb2.TensorProto, name: str) -> Array:
             types_pb2.DataType.Name(tensor.dtype) if tensor.dtype in types_pb2.DataType.values() else str(tensor.dtype)
         )
         raise _malformed(name, f"its dtype is {kind}")
-    shape = () if tensor.tensor_shape.unknown_rank else tuple(dim.size for dim in tensor.tensor_shape.dim)
-    count = math.prod(shape)
-    if len(shape) > _MAX_DIMENSIONS or any(size < 0 for size in shape) or count > _MAX_ELEMENTS:
-        raise _malformed(name, f"its shape is {list(shape)}")
+    declared = tensor.tensor_shape
+    shape = [] if declared.unknown_rank else [dim.size for dim in declared.dim]
+    count = 1
+    for size in shape:
+        count *= size
+    if len(shape) > _MAX_DIMENSIONS or count > _MAX_ELEMENTS or (shape and min(shape) < 0):
+        raise _malformed(name, f"its shape is {shape}")
     array = _flat(tensor, dtype, count, name)
     try:
-        return array.reshape(shape)
+        return array if len(shape) == 1 else array.reshape(shape)
     except ValueError as error:  # numpy ends at 64 dimensions
         raise _malformed(name, str(error)) from None
 
@@ -172,35 +175,56 @@ def encode(array: Array, tensor: tensor_pb2.TensorProto, as_content: bool = Fals
     """Write an array into an empty TensorProto: typed fields, or `tensor_content` where the server's flag asks for
     it.
     """
-    number = _NUMBERS[array.dtype]
-    tensor.dtype = number
-    tensor.tensor_shape.SetInParent()
-    for size in array.shape:
-        tensor.tensor_shape.dim.add().size = size
-    if as_content and array.dtype != object:
-        tensor.tensor_content = array.tobytes()
-    elif number in _PACKED:
-        tag, kind = _PACKED[number]
-        raw = np.ascontiguousarray(array).astype(kind, copy=False).tobytes()
-        if raw:
-            tensor.MergeFromString(bytes([tag << 3 | 2]) + _varint(len(raw)) + raw)
-    elif number in (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16):
+    number, bits = raw(array, as_content)
+    if bits is not None:
+        tensor.MergeFromString(field_before(number, array.shape, len(bits), as_content) + bits)
+        return
+    tensor.MergeFromString(_head(number, array.shape))
+    if number in (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16):
         tensor.half_val.extend(np.ascontiguousarray(array).view(np.uint16).ravel().tolist())
     else:
         getattr(tensor, _FIELDS[number][0]).extend(array.ravel().tolist())
 
 
-#: Fields whose packed form on the wire is what the array's memory holds: field number and type.
-_PACKED: dict[int, tuple[int, type[np.generic]]] = {
-    types_pb2.DT_FLOAT: (5, np.float32),
-    types_pb2.DT_DOUBLE: (6, np.float64),
-    types_pb2.DT_COMPLEX64: (9, np.complex64),
-    types_pb2.DT_BOOL: (11, np.bool_),
-    types_pb2.DT_COMPLEX128: (12, np.complex128),
+def raw(array: Array, as_content: bool) -> tuple[int, bytes | None]:
+    """The number of an array's type, and its bytes where they go on the wire as they stand in memory."""
+    number = _NUMBERS[array.dtype]
+    if (as_content and not array.dtype.hasobject) or number in _PACKED:
+        return number, array.tobytes()
+    return number, None
+
+
+@functools.lru_cache(1024)
+def field_before(number: int, shape: tuple[int, ...], size: int, as_content: bool) -> bytes:
+    """A TensorProto up to its last `size` bytes, which are those of `raw`."""
+    tag = _CONTENT if as_content else _PACKED[number]
+    return _head(number, shape) + (bytes([tag << 3 | 2]) + varint(size) if size else b"")
+
+
+def _head(number: int, shape: tuple[int, ...]) -> bytes:
+    """Type and shape."""
+    tensor = tensor_pb2.TensorProto(dtype=number)
+    tensor.tensor_shape.SetInParent()
+    for size in shape:
+        tensor.tensor_shape.dim.add().size = size
+    return bytes(tensor.SerializeToString())
+
+
+#: The number of the field `tensor_content`.
+_CONTENT = 4
+
+#: The field of each type whose packed form on the wire is what an array's memory holds.
+_PACKED = {
+    types_pb2.DT_FLOAT: 5,
+    types_pb2.DT_DOUBLE: 6,
+    types_pb2.DT_COMPLEX64: 9,
+    types_pb2.DT_BOOL: 11,
+    types_pb2.DT_COMPLEX128: 12,
 }
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number as protobuf writes it."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)

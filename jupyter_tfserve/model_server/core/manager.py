@@ -18,8 +18,8 @@ from pathlib import Path
 
 from ...api import VersionState
 from ..errors import Code, ServingError
+from .batching import Batcher
 from .policy import may_unload
-from .servable import Servable
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _REMEMBERED = 200
 #: A version whose files changed this many seconds before its load failed is probably still being copied.
 _SETTLED_SECONDS = 1.0
 
-Loader = Callable[[str, int, Path], Servable]
+Loader = Callable[[str, int, Path], Batcher]
 
 
 @dataclass(eq=False)
@@ -41,7 +41,7 @@ class Version:
     path: Path
     state: VersionState = "START"
     error: ServingError | None = None
-    servable: Servable | None = None
+    servable: Batcher | None = None
     in_flight: int = 0
     is_aspired: bool = True
     tries: int = 0
@@ -49,8 +49,8 @@ class Version:
     load_seconds: float | None = None
 
     @property
-    def loaded(self) -> Servable:
-        """The servable of a version that is in use."""
+    def loaded(self) -> Batcher:
+        """What runs the requests of a version that is in use."""
         assert self.servable is not None
         return self.servable
 
@@ -98,7 +98,8 @@ class Manager:
         self._on_change = on_change
         self._retry = retry or RetryPolicy()
         self._models: dict[str, _Model] = {}
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._load_pool = ThreadPoolExecutor(load_threads, "load")
         self._unload_pool = ThreadPoolExecutor(unload_threads, "unload")
         self._timers: set[threading.Timer] = set()
@@ -109,7 +110,7 @@ class Manager:
 
     def acquire(self, name: str, number: int | None = None, label: str = "") -> Version:
         """The version that answers; it stays loaded until `release`. Raises ServingError with TF Serving's texts."""
-        with self._changed:
+        with self._lock:
             model = self._models.get(name)
             if label:
                 number = self._number(model, label)
@@ -123,7 +124,7 @@ class Manager:
 
     def release(self, version: Version) -> None:
         """The request is done."""
-        with self._changed:
+        with self._lock:
             version.in_flight -= 1
             if not version.in_flight and version.state == "UNLOADING":
                 self._unload_pool.submit(self._unload, version)
@@ -306,7 +307,7 @@ class Manager:
                 return
         began = time.monotonic()
         error: ServingError | None = None
-        servable: Servable | None = None
+        servable: Batcher | None = None
         log.info("Loading version %s of %s from %s", version.number, version.model, version.path)
         try:
             servable = self._load(version.model, version.number, version.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -35,6 +36,11 @@ class Signature:
     method_name: str
     defaults: Mapping[str, Array] = field(default_factory=dict)  #: inputs that may be left out over gRPC
 
+    @functools.cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """Its outputs, in order."""
+        return tuple(self.outputs)
+
 
 class Servable(Protocol):
     """A loaded version. `run` may be called from many threads at once."""
@@ -48,12 +54,16 @@ class Servable(Protocol):
         """A serialized SignatureDefMap, for metadata."""
 
     def run(
-        self, signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str], timeout_ms: int = 0
+        self, signature: Signature, inputs: Sequence[Array], outputs: tuple[str, ...], timeout_ms: int = 0
     ) -> list[Array]:
-        """The named outputs for the inputs, all of which are given; string arrays have dtype object and hold bytes.
+        """The named outputs for the inputs, which are all there, in the signature's order; string arrays have dtype
+        object and hold bytes.
 
         Raises ServingError with the graph's own code and message; DEADLINE_EXCEEDED after `timeout_ms` (0: no limit).
         """
+
+    def is_quick(self, signature: Signature) -> bool:
+        """Whether its runs are known to be so short that they may happen in the thread that serves connections."""
 
     def close(self) -> None:
         """Free what it holds; no `run` is under way or will follow."""

@@ -61,19 +61,24 @@ class ServerCore:
         config = self._models.get(name)
         return config.logging if config else None
 
-    @contextmanager
-    def use(self, name: str, number: int | None = None, label: str = "") -> Iterator[Version]:
-        """The version that answers, kept loaded for the block. Raises ServingError: NOT_FOUND with TF Serving's texts.
+    def acquire(self, name: str, number: int | None = None, label: str = "") -> Version:
+        """The version that answers; it stays loaded until `manager.release`. Raises ServingError: NOT_FOUND with TF
+        Serving's texts.
 
         While the models of the start are loading it is UNAVAILABLE instead: a caller who waits a moment is served.
         """
         try:
-            version = self.manager.acquire(name, number, label)
+            return self.manager.acquire(name, number, label)
         except ServingError:
             if name in self._first and not self.manager.wait(lambda: self.manager.settled(name), 0):
                 raise ServingError(Code.UNAVAILABLE, f"Model {name} is still loading.") from None
             self._first.discard(name)
             raise
+
+    @contextmanager
+    def use(self, name: str, number: int | None = None, label: str = "") -> Iterator[Version]:
+        """`acquire`, and the release after the block."""
+        version = self.acquire(name, number, label)
         try:
             yield version
         finally:

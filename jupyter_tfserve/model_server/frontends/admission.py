@@ -6,12 +6,11 @@ What is not recognised is refused: configuration, metrics, the list of models, r
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import functools
 import json
 import re
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Callable, Iterator
 from urllib.parse import unquote_to_bytes
 
 from tensorflow_serving.apis import model_pb2
@@ -20,7 +19,7 @@ from ...grants import Grant
 from ...wire import BYTES, WireError, fields
 from ..auth import Bearers
 from ..errors import Code, ServingError
-from .http import Handler, Request, Response
+from .http import Exchange, Handler, Response
 from .services import MODEL_SERVICE, PREDICTION_SERVICE
 
 _MODELS = re.compile(
@@ -51,29 +50,56 @@ class Admission:
     def __init__(self, bearers: Bearers) -> None:
         self._bearers = bearers
 
-    def rest(self, grant: Grant, request: Request, answer: Handler) -> Response | asyncio.Future[Response]:
-        """The answer to a REST request, or the refusal."""
-        with contextlib.ExitStack() as running:
-            try:
-                _check_target(grant, request)
-                running.enter_context(self._bearers.admitted(grant))
-            except ServingError as error:
-                return refusal(error)
-            reply = answer(request)
-            if isinstance(reply, Response):
-                return reply
-            future = asyncio.ensure_future(reply)
-            end = running.pop_all().close
-            future.add_done_callback(lambda _: end())
-            return cast("asyncio.Future[Response]", future)
-        raise AssertionError  # an ExitStack without a callback that swallows
+    def rest(self, grant: Grant, request: Exchange, answer: Handler) -> None:
+        """Answer a REST request, or refuse it."""
+        try:
+            _check_target(grant, request)
+            self._bearers.enter(grant)
+        except ServingError as error:
+            request.respond(refusal(error))
+            return
+        answer(_Admitted(request, functools.partial(self._bearers.leave, grant)))
+
+    def enter(self, grant: Grant, method: str, payload: bytes) -> None:
+        """A call of ``/service/method`` begins; `leave` ends it. Raises ServingError, and then it has not begun."""
+        _check_payload(grant, method, payload)
+        self._bearers.enter(grant)
+
+    def leave(self, grant: Grant) -> None:
+        """A call has ended, however it did."""
+        self._bearers.leave(grant)
 
     @contextlib.contextmanager
     def rpc(self, grant: Grant, method: str, payload: bytes) -> Iterator[None]:
-        """A call of ``/service/method`` runs within. Raises ServingError."""
-        _check_payload(grant, method, payload)
-        with self._bearers.admitted(grant):
+        """The same, around a call that runs within."""
+        self.enter(grant, method, payload)
+        try:
             yield
+        finally:
+            self.leave(grant)
+
+
+class _Admitted(Exchange):
+    """A request that counts until it is answered, or until nobody is left who could: its client may have gone."""
+
+    __slots__ = ("_end", "_request")
+
+    def __init__(self, request: Exchange, end: Callable[[], None]) -> None:
+        super().__init__(request.head, request.body, request.connection)
+        self._request = request
+        self._end: Callable[[], None] | None = end
+
+    def respond(self, response: Response) -> None:
+        self._leave()
+        self._request.respond(response)
+
+    def _leave(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()
+
+    def __del__(self) -> None:
+        self._leave()
 
 
 def refusal(error: ServingError) -> Response:
@@ -87,7 +113,7 @@ def refusal(error: ServingError) -> Response:
     return Response(error.code.http, json.dumps({"error": message}).encode(), headers=headers)
 
 
-def _check_target(grant: Grant, request: Request) -> None:
+def _check_target(grant: Grant, request: Exchange) -> None:
     match = _MODELS.fullmatch(request.target)
     if match is None:
         if grant.models is None and request.method == "GET" and _LIST.fullmatch(request.target):

@@ -1,8 +1,15 @@
-"""gRPC by grpcio: carries `services.py`, the standard health service and reflection."""
+"""The gRPC ports: `services.py`, the standard health service and reflection.
+
+Two transports carry them. Plain TCP ports are pygrpc-native's (`grpc_native.py`), which is several times faster; TLS,
+Unix sockets, streams and channel arguments that it does not know are grpcio's, which also is all there is where
+pygrpc-native has no wheel.
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +26,12 @@ from ..tls import Tls
 from .admission import Admission
 from .services import MODEL_SERVICE, PREDICTION_SERVICE, Method, Services
 
+try:
+    from .grpc_native import ARGUMENTS, NativeTransport
+except ImportError:  # no wheel for this platform
+    ARGUMENTS = {}
+    NativeTransport = None  # type: ignore[assignment,misc]
+
 log = logging.getLogger(__name__)
 
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
@@ -33,14 +46,21 @@ class GrpcOptions:
     max_threads: int = 8
     channel_arguments: Sequence[tuple[str, str | int]] = ()
     health: bool = False
+    transport: str = "auto"  #: or "grpcio", "native"
 
 
 class GrpcServer:
-    """The gRPC port."""
+    """The gRPC ports."""
 
     def __init__(self, services: Services, bearers: Bearers, options: GrpcOptions) -> None:
+        self._services = services
+        self._bearers = bearers
+        self._options = options
+        self._pool = ThreadPoolExecutor(options.max_threads, "grpc")
+        self._native: list[NativeTransport] = []
+        self._folder = ""  # of the socket between the two transports
         self._server = grpc.server(
-            ThreadPoolExecutor(options.max_threads, "grpc"),
+            self._pool,
             options=[
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_receive_message_length", -1),
@@ -62,6 +82,11 @@ class GrpcServer:
 
     def bind(self, address: str, tls: Tls | None = None) -> int:
         """Listen on ``host:port`` or ``unix:path``; returns the port. Raises OSError if it is taken."""
+        if tls is None and not address.startswith("unix:") and self._is_native():
+            arguments = {name: int(value) for name, value in self._options.channel_arguments}
+            transport = NativeTransport(address, self._services, self._bearers, self._pool, arguments)
+            self._native.append(transport)
+            return transport.port
         try:
             if tls is not None:
                 port = int(self._server.add_secure_port(address, tls.for_grpc()))
@@ -73,9 +98,21 @@ class GrpcServer:
             raise OSError(f"{address} cannot be bound")
         return port
 
+    def _is_native(self) -> bool:
+        """Whether pygrpc-native can carry what was asked for."""
+        if self._options.transport == "grpcio" or NativeTransport is None:
+            return False
+        arguments = self._options.channel_arguments
+        return all(name in ARGUMENTS and isinstance(value, int) for name, value in arguments)
+
     def start(self) -> None:
         """Answer requests."""
+        if self._native:
+            self._folder = tempfile.mkdtemp(prefix="tfserve-grpc-")  # 0700
+            self._server.add_insecure_port(f"unix:{self._folder}/grpcio")
         self._server.start()
+        for transport in self._native:
+            transport.start(f"{self._folder}/grpcio")
 
     def set_serving(self, serving: bool) -> None:
         """What the health service says."""
@@ -93,7 +130,12 @@ class GrpcServer:
     def stop(self, timeout: float) -> None:
         """No more requests; those in flight get `timeout` seconds. Waits."""
         self.set_serving(False)
-        self._server.stop(timeout).wait()
+        stopped = self._server.stop(timeout)
+        for transport in self._native:
+            transport.stop(timeout)
+        stopped.wait()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _handler(service: str, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from ...grants import Grant
 from ..errors import Code, ServingError, truncated
 from .admission import Admission
-from .http import Request, Response
+from .http import Exchange, Response
 from .services import Method
 
 log = logging.getLogger(__name__)
@@ -44,17 +44,22 @@ class GrpcWeb:
         self._admission = admission
         self._pool = pool
 
-    def __call__(self, request: Request, grant: Grant | None = None) -> Response | asyncio.Future[Response]:
-        """A reply of status 200, however the call ended: that stands in its trailers. `grant`: None for the owner."""
+    def __call__(self, request: Exchange, grant: Grant | None = None) -> None:
+        """Reply with status 200, however the call ended: that stands in its trailers. `grant`: None for the owner."""
         kind = _TYPE.fullmatch(request.headers.get("content-type", ""))
         if request.method != "POST" or kind is None:
-            return Response(415, b'{"error": "gRPC-Web is POST with Content-Type: application/grpc-web+proto."}')
+            request.respond(
+                Response(415, b'{"error": "gRPC-Web is POST with Content-Type: application/grpc-web+proto."}')
+            )
+            return
         began = time.monotonic()
-        return asyncio.get_running_loop().run_in_executor(
-            self._pool, self._answer, request, grant, kind[1] is not None, began
+        request.respond_with(
+            asyncio.get_running_loop().run_in_executor(
+                self._pool, self._answer, request, grant, kind[1] is not None, began
+            )
         )
 
-    def _answer(self, request: Request, grant: Grant | None, is_text: bool, began: float) -> Response:
+    def _answer(self, request: Exchange, grant: Grant | None, is_text: bool, began: float) -> Response:
         """In a thread of the pool."""
         reply, code, message = b"", Code.OK, ""
         try:
@@ -72,7 +77,7 @@ class GrpcWeb:
             return Response(200, base64.b64encode(body), "application/grpc-web-text+proto")
         return Response(200, body, "application/grpc-web+proto")
 
-    def _call(self, request: Request, grant: Grant | None, is_text: bool, began: float) -> bytes:
+    def _call(self, request: Exchange, grant: Grant | None, is_text: bool, began: float) -> bytes:
         name = request.target.partition("?")[0].removeprefix(PREFIX)
         method = self._methods.get(name)
         if method is None:

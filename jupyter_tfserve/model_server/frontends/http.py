@@ -3,19 +3,23 @@ answer.
 
 Keep-alive, pipelining, chunked bodies, ``Expect: 100-continue``, HEAD, limits on headers and bodies, slow clients,
 back-pressure both ways, streams, graceful close.
+
+Clients send the same request line and headers again and again, byte for byte. They are parsed once, by httptools;
+where they come again with their whole body, a look into a dictionary is all that is needed (`_Connection._known`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
+import functools
 import http
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import httptools
 
@@ -34,17 +38,73 @@ STALLED_SECONDS = 60.0
 #: Seconds that a refused client may go on sending, unread: a close at once would take the refusal away from it.
 LINGER_SECONDS = 5.0
 
+#: Seconds between two looks for connections on which nothing happens, and the grain of the times above.
+_SWEEP_SECONDS = 5.0
+
+#: Requests up to so many bytes of line and headers are remembered as parsed, and so many of them.
+_MAX_KNOWN_SIZE = 4096
+_MAX_KNOWN = 1024
+
 _METHODS = {"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"}
 
 
-@dataclass(slots=True)
-class Request:
-    """One request, whole."""
+class Head:
+    """A request's line and headers. Requests that are the same there share one."""
 
-    method: str
-    target: str  #: path and query as they came, byte for byte (latin-1)
-    headers: dict[str, str]  #: names in lower case; of equal ones the last
-    body: bytes
+    __slots__ = ("headers", "keep", "length", "method", "route", "target")
+
+    def __init__(self, method: str, target: str, headers: dict[str, str], length: int = 0, keep: bool = True) -> None:
+        self.method = method
+        self.target = target  #: path and query as they came, byte for byte (latin-1)
+        self.headers = headers  #: names in lower case; of equal ones the last
+        self.length = length  #: bytes of the body
+        self.keep = keep  #: whether the connection goes on after it
+        self.route: Any = None  #: for whoever answers: what it made of method and target
+
+
+class Exchange:
+    """One request, whole, and the way to answer it: with one `respond`, in the event loop's thread."""
+
+    __slots__ = ("_response", "body", "connection", "head")
+
+    def __init__(self, head: Head, body: bytes, connection: _Connection) -> None:
+        self.head = head
+        self.body = body
+        self.connection = connection
+        self._response: Response | None = None
+
+    @property
+    def method(self) -> str:
+        """GET, POST, ..."""
+        return self.head.method
+
+    @property
+    def target(self) -> str:
+        """Path and query."""
+        return self.head.target
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """By name in lower case."""
+        return self.head.headers
+
+    def respond(self, response: Response) -> None:
+        """Answer; it is sent when all that came before on this connection is answered."""
+        self._response = response
+        self.connection.flush()
+
+    def respond_with(self, future: asyncio.Future[Response]) -> None:
+        """Answer with what a future will hold."""
+        future.add_done_callback(self._respond_with)
+
+    def _respond_with(self, future: asyncio.Future[Response]) -> None:
+        if future.cancelled():
+            self.respond(_INTERNAL_ERROR)
+        elif (error := future.exception()) is not None:
+            log.error("A request failed", exc_info=error)
+            self.respond(_INTERNAL_ERROR)
+        else:
+            self.respond(future.result())
 
 
 @dataclass(slots=True)
@@ -59,7 +119,10 @@ class Response:
     stream: AsyncIterator[bytes] | None = None
 
 
-Handler = Callable[[Request], Response | Awaitable[Response]]
+#: Answers requests, at once or later; called in the event loop's thread.
+Handler = Callable[[Exchange], None]
+
+_INTERNAL_ERROR = Response(500, b'{"error": "Internal error"}')
 
 
 def html_error(status: int, text: str = "") -> Response:
@@ -76,21 +139,18 @@ def _phrase(status: int) -> str:
         return "Client Closed Request" if status == 499 else "Error"
 
 
-class _Date:
-    """The Date header's value, made once a second."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._text = b""
-
-    def __bytes__(self) -> bytes:
-        now = int(time.time())
-        if now != self._second:
-            self._second, self._text = now, email.utils.formatdate(now, usegmt=True).encode()
-        return self._text
+@functools.lru_cache(256)
+def _head_start(status: int, content_type: str, second: int) -> bytes:
+    """The first lines of a reply's head; they are the same for a second."""
+    date = email.utils.formatdate(second, usegmt=True)
+    return f"HTTP/1.1 {status} {_phrase(status)}\r\nContent-Type: {content_type}\r\nDate: {date}\r\n".encode("latin-1")
 
 
-_DATE = _Date()
+def _head(response: Response, length: bytes, keep: bool) -> bytes:
+    head = _head_start(response.status, response.content_type, int(time.time())) + length
+    for name, value in response.headers:
+        head += f"{name}: {value}\r\n".encode("latin-1")
+    return head + (b"\r\n" if keep else b"Connection: close\r\n\r\n")
 
 
 @dataclass
@@ -100,7 +160,9 @@ class HttpServer:
     handler: Handler
     max_body: int = 2**31 - 1
     connections: set[_Connection] = field(default_factory=set)
+    known: dict[bytes, Head] = field(default_factory=dict)
     draining: bool = False
+    now: float = field(default_factory=time.monotonic)  #: as of the last sweep
 
     def protocol(self) -> asyncio.Protocol:
         """For `loop.create_server` and `loop.create_unix_server`."""
@@ -109,10 +171,10 @@ class HttpServer:
     async def sweep(self) -> None:
         """Close the connections of slow and silent clients; runs until cancelled."""
         while True:
-            await asyncio.sleep(5)
-            now = time.monotonic()
+            await asyncio.sleep(_SWEEP_SECONDS)
+            self.now = time.monotonic()
             for connection in list(self.connections):
-                connection.close_if_idle(now)
+                connection.close_if_idle(self.now)
 
     async def drain(self, timeout: float) -> None:
         """No more requests: those in flight are answered, or cut off after `timeout` seconds."""
@@ -125,34 +187,41 @@ class HttpServer:
         for connection in list(self.connections):
             connection.abort()
 
+    def remember(self, text: bytes, head: Head) -> None:
+        """A head in the bytes that it came in."""
+        if len(self.known) >= _MAX_KNOWN:
+            self.known.clear()
+        self.known[text] = head
+
 
 class _Connection(asyncio.Protocol):
-    """One client. Requests wait in `_waiting` while one is being answered: replies keep their order."""
+    """One client. Its requests are handed on as they come; the replies keep their order."""
 
     def __init__(self, server: HttpServer) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
-        self._waiting: deque[tuple[Request, bool]] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self._busy = False
-        self._streaming = False
-        self._closing = False
+        self._exchanges: deque[Exchange] = deque()  # not answered yet, or not sent
+        self._stream: asyncio.Task[None] | None = None
+        self.is_lost = False  # nobody will read the answers
+        self._closing = False  # nothing more is read
         self._refusal: Response | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self._last = time.monotonic()
+        self._paused = False
+        self._may_write = True
+        self._last = server.now
+        self._candidate = b""
         self._reset()
 
     def _reset(self) -> None:
-        self._in_headers = False
+        self._in_request = self._in_headers = False
         self._unparsed = 0
         self._target = b""
         self._headers: dict[str, str] = {}
+        self._header_count = 0
         self._header_size = 0
+        self._head: Head | None = None
         self._body: list[bytes] = []
         self._body_size = 0
-        self._in_request = False
 
     # asyncio calls these.
 
@@ -164,22 +233,26 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.connections.discard(self)
-        self._closing = True
-        self._waiting.clear()
-        self._writable.set()
-        if self._task is not None:
-            self._task.cancel()
+        self._closing = self.is_lost = True
+        self._exchanges.clear()
+        if self._stream is not None:
+            self._stream.cancel()
 
     def pause_writing(self) -> None:
-        self._writable.clear()
+        self._may_write = False
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        self._may_write = True
+        self.flush()
 
     def data_received(self, data: bytes) -> None:
-        self._last = time.monotonic()
+        self._last = self._server.now
         if self._closing:
             return
+        if not self._in_request:
+            data = self._known(data)
+            if not data or self._closing:
+                return
         try:
             self._feed(data)
         except httptools.HttpParserInvalidMethodError:
@@ -192,6 +265,29 @@ class _Connection(asyncio.Protocol):
                 self._refuse(400)
         except httptools.HttpParserError:
             self._refuse(400)
+
+    def _known(self, data: bytes) -> bytes:
+        """Take the requests whose heads came before, byte for byte, and whose bodies are here; returns what is left,
+        for the parser.
+        """
+        known, at, end = self._server.known, 0, len(data)
+        while at < end:
+            body = data.find(b"\r\n\r\n", at) + 4
+            if body < 4:
+                break
+            text = data[at:body]
+            head = known.get(text)
+            if head is None:
+                # What is not a head from its first letter on is none for the parser either.
+                self._candidate = text if len(text) <= _MAX_KNOWN_SIZE and text[:1].isupper() else b""
+                break
+            if body + head.length > end:
+                break
+            at = body + head.length
+            self._handle(head, data[body:at])
+            if self._closing:
+                return b""
+        return data[at:] if at else data
 
     def _feed(self, data: bytes) -> None:
         while True:
@@ -211,7 +307,7 @@ class _Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # A client that only closed its side still reads: what it asked for is answered.
         self._closing = True
-        return bool(self._busy or self._waiting)
+        return bool(self._exchanges)
 
     # The parser calls these.
 
@@ -224,6 +320,7 @@ class _Connection(asyncio.Protocol):
         self._count_header(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_count += 1
         self._count_header(len(name) + len(value))
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
@@ -234,11 +331,24 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
-        length = self._headers.get("content-length", "")
-        if length.isdigit() and int(length) > self._server.max_body:
+        headers = self._headers
+        given = headers.get("content-length", "")
+        length = int(given) if given.isdigit() else 0
+        if length > self._server.max_body:
             raise _TooLarge(413)
-        if self._headers.get("expect", "").lower() == "100-continue" and self._transport is not None:
+        expects = headers.get("expect", "").lower() == "100-continue"
+        if expects and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # An HTTP/1.0 client that wants the connection kept needs to be told that it is; closing is always right.
+        keep = self._parser.should_keep_alive() and self._parser.get_http_version() != "1.0"
+        method = self._parser.get_method().decode("latin-1")
+        self._head = Head(method, self._target.decode("latin-1"), headers, length, keep)
+        text, self._candidate = self._candidate, b""
+        plain = not expects and "transfer-encoding" not in headers and "upgrade" not in headers
+        # A line for the request, one for each header, an empty one, and all of them ended in the same way: then the
+        # parser and we mean the same bytes.
+        if text and plain and text.count(b"\n") == text.count(b"\r\n") == self._header_count + 2:
+            self._server.remember(text, self._head)
 
     def on_body(self, part: bytes) -> None:
         self._body_size += len(part)
@@ -247,124 +357,104 @@ class _Connection(asyncio.Protocol):
         self._body.append(part)
 
     def on_message_complete(self) -> None:
-        method = self._parser.get_method().decode("latin-1")
+        head = self._head
+        assert head is not None
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        request = Request(method, self._target.decode("latin-1"), self._headers, body)
-        # An HTTP/1.0 client that wants the connection kept needs to be told that it is; closing is always right.
-        keep = self._parser.should_keep_alive() and self._parser.get_http_version() != "1.0"
         self._reset()
-        self._waiting.append((request, keep))
-        if len(self._waiting) >= MAX_PIPELINED and self._transport is not None:
-            self._transport.pause_reading()
-        if not self._busy:
-            self._next()
+        if not self._closing:
+            self._handle(head, body)
 
     # Answers.
 
-    def _next(self) -> None:
-        """Answer what waits: at once where the handler can, in a task where it takes time."""
-        while self._waiting and self._transport is not None and not self._transport.is_closing():
-            request, keep = self._waiting.popleft()
-            self._busy = True
-            try:
-                answer = self._server.handler(request) if request.method in _METHODS else html_error(501)
-            except Exception:
-                log.exception("A request failed")
-                answer = Response(500, b'{"error": "Internal error"}')
-            if not isinstance(answer, Response) or answer.stream is not None or not self._writable.is_set():
-                self._task = asyncio.ensure_future(self._later(request, keep, answer))
-                return
-            self._write(request, keep, answer)
-            self._busy = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-            if self._refusal is not None:
-                self._send_refusal(self._refusal)
-            elif self._closing:
-                self._transport.close()
-
-    async def _later(self, request: Request, keep: bool, answer: Response | Awaitable[Response]) -> None:
+    def _handle(self, head: Head, body: bytes) -> None:
+        """Hand a request on."""
+        exchange = Exchange(head, body, self)
+        self._exchanges.append(exchange)
+        if not head.keep:
+            self._closing = True
         try:
-            response = answer if isinstance(answer, Response) else await answer
-            await self._writable.wait()
-            if response.stream is not None:
-                await self._write_stream(response)
-                return
-        except asyncio.CancelledError:
-            raise
+            if head.method in _METHODS:
+                self._server.handler(exchange)
+            else:
+                exchange.respond(html_error(501))
         except Exception:
             log.exception("A request failed")
-            response = Response(500, b'{"error": "Internal error"}')
-        self._task = None
-        self._write(request, keep, response)
-        self._busy = False
-        self._next()
+            exchange.respond(_INTERNAL_ERROR)
+        if len(self._exchanges) >= MAX_PIPELINED and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
 
-    def _write(self, request: Request, keep: bool, response: Response) -> None:
-        if self._transport is None or self._transport.is_closing():
+    def flush(self) -> None:
+        """Send the answers whose turn has come."""
+        transport = self._transport
+        if transport is None:
             return
-        last = self._server.draining and not self._waiting and not self._in_request
-        keep = keep and not response.close and not last
-        head = self._head(response, b"Content-Length: %d\r\n" % len(response.body), keep)
-        if request.method == "HEAD":
-            self._transport.write(head)
-        elif len(response.body) < 65536:
-            self._transport.write(head + response.body)
+        exchanges = self._exchanges
+        while exchanges and self._may_write and not self.is_lost and self._stream is None:
+            response = exchanges[0]._response
+            if response is None:
+                break
+            exchange = exchanges.popleft()
+            if response.stream is not None:
+                self._stream = asyncio.ensure_future(self._write_stream(response, transport))
+                return
+            self._write(exchange.head, response, transport)
+        if self._paused and len(exchanges) < MAX_PIPELINED and not transport.is_closing():
+            self._paused = False
+            transport.resume_reading()
+        if self._closing and not exchanges and not transport.is_closing():
+            if self._refusal is not None:
+                self._send_refusal(self._refusal)
+            elif self._stream is None:
+                transport.close()
+
+    def _write(self, head: Head, response: Response, transport: asyncio.Transport) -> None:
+        last = self._server.draining and not self._exchanges and not self._in_request
+        keep = head.keep and not response.close and not last
+        body = response.body
+        start = _head(response, b"Content-Length: %d\r\n" % len(body), keep)
+        if head.method == "HEAD":
+            transport.write(start)
+        elif len(body) < 65536:
+            transport.write(start + body)
         else:
-            self._transport.write(head)
-            self._transport.write(response.body)
-        self._last = time.monotonic()
+            transport.write(start)
+            transport.write(body)
         if not keep:
             self._closing = True
-            self._waiting.clear()
-            self._transport.close()
+            self._exchanges.clear()
+            transport.close()
 
-    async def _write_stream(self, response: Response) -> None:
+    async def _write_stream(self, response: Response, transport: asyncio.Transport) -> None:
         """A stream ends the connection when it ends: its length is not known."""
-        assert response.stream is not None and self._transport is not None
-        self._streaming = True
-        self._transport.write(self._head(response, b"Cache-Control: no-cache\r\n", False))
+        assert response.stream is not None
+        transport.write(_head(response, b"Cache-Control: no-cache\r\n", False))
         try:
             async for part in response.stream:
-                self._last = time.monotonic()
-                self._transport.write(part)
-                await self._writable.wait()
-                if self._transport.is_closing():
+                self._last = self._server.now
+                transport.write(part)
+                while not self._may_write and not transport.is_closing():
+                    await asyncio.sleep(0.05)
+                if transport.is_closing():
                     break
         finally:
             closing = getattr(response.stream, "aclose", None)
             if closing is not None:
                 await closing()
-            self._transport.close()
-
-    @staticmethod
-    def _head(response: Response, length: bytes, keep: bool) -> bytes:
-        head = b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nDate: %b\r\n%b" % (
-            response.status,
-            _phrase(response.status).encode(),
-            response.content_type.encode(),
-            bytes(_DATE),
-            length,
-        )
-        for name, value in response.headers:
-            head += f"{name}: {value}\r\n".encode("latin-1")
-        return head + (b"\r\n" if keep else b"Connection: close\r\n\r\n")
+            transport.close()
 
     def _refuse(self, status: int) -> None:
         """What came is not to be read on: answer what came before it, then this, then close."""
         self._closing = True
         self._in_request = False
         self._refusal = html_error(status)
-        if not self._busy:
-            self._send_refusal(self._refusal)
+        self.flush()
 
     def _send_refusal(self, response: Response) -> None:
         if self._transport is None or self._transport.is_closing():
             return
         self._refusal = None
-        self._transport.write(
-            self._head(response, b"Content-Length: %d\r\n" % len(response.body), False) + response.body
-        )
+        self._transport.write(_head(response, b"Content-Length: %d\r\n" % len(response.body), False) + response.body)
         # Half-closed: the refusal arrives, even where the client is still sending.
         self._transport.write_eof()
         asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.close)
@@ -373,10 +463,10 @@ class _Connection(asyncio.Protocol):
 
     def finish(self) -> None:
         """Close now if nothing is under way; else the last reply closes."""
-        if not self._busy and not self._waiting and not self._in_request and self._transport is not None:
+        if self._stream is not None:
+            self._stream.cancel()
+        elif not self._exchanges and not self._in_request and self._transport is not None:
             self._transport.close()
-        elif self._streaming and self._task is not None:
-            self._task.cancel()
 
     def abort(self) -> None:
         """Close now."""
@@ -385,10 +475,13 @@ class _Connection(asyncio.Protocol):
 
     def close_if_idle(self, now: float) -> None:
         """Close a connection on which nothing happens."""
-        limit = STALLED_SECONDS if self._in_request else IDLE_SECONDS
-        if not self._busy and not self._waiting and now - self._last > limit and self._transport is not None:
-            self._transport.close()
-        elif not self._writable.is_set() and now - self._last > IDLE_SECONDS and self._transport is not None:
+        if self._transport is None:
+            return
+        silent = now - self._last
+        if not self._exchanges and self._stream is None:
+            if silent > (STALLED_SECONDS if self._in_request else IDLE_SECONDS):
+                self._transport.close()
+        elif not self._may_write and silent > IDLE_SECONDS:
             self._transport.abort()  # it does not read what it asked for
 
 

@@ -16,12 +16,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ... import api
 from ...store import Store, StoreError
 from ..config import ConfigStore, policy_message
+from ..core.batching import Batcher
 from ..core.manager import Version
 from ..core.policy import ModelConfig
-from ..core.servable import Servable, TensorInfo
+from ..core.servable import TensorInfo
 from ..core.server_core import ServerCore
 from ..errors import Code, ServingError, invalid
-from .http import Request, Response
+from .http import Exchange, Response
 
 log = logging.getLogger(__name__)
 
@@ -93,16 +94,18 @@ class ManagementApi:
         self._versions = versions
         self._store = store
 
-    def __call__(self, request: Request) -> Response | asyncio.Future[Response]:
-        """The reply, or a future of it."""
+    def __call__(self, request: Exchange) -> None:
+        """Answer a request."""
         parts = urlsplit(request.target)
         path = [unquote(part) for part in parts.path.split("/")[2:]]
         if path == ["events"] and request.method == "GET":
-            return Response(200, content_type="text/event-stream", stream=self._events.listen())
+            request.respond(Response(200, content_type="text/event-stream", stream=self._events.listen()))
+            return
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        return asyncio.get_running_loop().run_in_executor(self._pool, self._answer, request, path, query)
+        loop = asyncio.get_running_loop()
+        request.respond_with(loop.run_in_executor(self._pool, self._answer, request, path, query))
 
-    def _answer(self, request: Request, path: list[str], query: dict[str, str]) -> Response:
+    def _answer(self, request: Exchange, path: list[str], query: dict[str, str]) -> Response:
         """In a thread of the pool."""
         try:
             return self._route(request, path, query)
@@ -114,7 +117,7 @@ class ManagementApi:
         except (TypeError, ValueError) as error:  # protobuf's own checks of what came
             return _json(api.Refusal(message=f"The request is malformed: {error}", remedy=""), 400)
 
-    def _route(self, request: Request, path: list[str], query: dict[str, str]) -> Response:
+    def _route(self, request: Exchange, path: list[str], query: dict[str, str]) -> Response:
         match (request.method, *path):
             case ("GET", "state"):
                 return _json(self.state())
@@ -223,7 +226,7 @@ def _version(version: Version, labels: dict[str, int]) -> api.VersionStatus:
     )
 
 
-def _signatures(servable: Servable) -> dict[str, api.Signature]:
+def _signatures(servable: Batcher) -> dict[str, api.Signature]:
     return {
         name: api.Signature(
             inputs={key: _tensor(info) for key, info in signature.inputs.items()},

@@ -1,24 +1,43 @@
-"""TF Serving's REST API (`model_servers/http_rest_api_handler.cc`): paths and bodies in, bodies out."""
+"""TF Serving's REST API (`model_servers/http_rest_api_handler.cc`): paths and bodies in, bodies out.
+
+Where answers happen: a predict request is decoded in the event loop's thread and run at the end of the burst that it
+came in, or on a batch thread (`core/batching.py` says which). Large bodies, and what is not predict, are worked on in
+threads of the pool.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import logging
 import re
+import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from .. import inference, metrics
-from ..codecs import examples, json_tensor, prediction_log, status_json
+from ..codecs import examples, json_tensor, predict_message, prediction_log, status_json
+from ..core.batching import Task, Turn, run_here
+from ..core.manager import Version
+from ..core.servable import Array, Signature
 from ..core.server_core import ServerCore
 from ..errors import Code, ServingError, invalid
 from ..request_log import RequestLogs
-from .http import Request, Response, html_error
+from .http import Exchange, Head, Response, html_error
+
+log = logging.getLogger(__name__)
+
+#: The type of a body that holds a message instead of JSON.
+PROTOBUF = "application/x-protobuf"
+
+#: ``/healthz``: the process answers; ``/readyz``: it can be sent requests. Open to all.
+HEALTH_PATHS = ("/healthz", "/readyz")
 
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _POST = re.compile(rf"/v1/models/(?P<model>[^/:]+){_VERSION}:(?P<verb>classify|regress|predict)", re.IGNORECASE)
@@ -27,6 +46,10 @@ _AUTHORITY = re.compile(r"https?://[^/]*", re.IGNORECASE)
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 _MAX_VERSION = 2**63 - 1
+
+#: Bytes of a body, and values of a reply, from which on they are worked on in a thread: a tenth of a millisecond or so.
+_LARGE_BODY = 128 * 1024
+_LARGE_REPLY = 16 * 1024
 
 _CORS = (
     ("Access-Control-Allow-Origin", "*"),
@@ -46,93 +69,168 @@ class RestOptions:
     metrics_path: str = ""  #: "": no page
 
 
+#: What a request's path asks for: model, version and label.
+_Spec = tuple[str, int | None, str]
+
+#: What a request's line and headers ask for; it answers.
+_Route = Callable[[Exchange], None]
+
+
 class RestApi:
-    """Answers one request at a time; inference runs in `pool`."""
+    """Answers requests; made in the event loop's thread."""
 
     def __init__(
-        self, core: ServerCore, pool: Executor, options: RestOptions | None = None, logs: RequestLogs | None = None
+        self,
+        core: ServerCore,
+        pool: Executor,
+        options: RestOptions | None = None,
+        logs: RequestLogs | None = None,
+        readiness: Callable[[], str] = lambda: "",
     ) -> None:
+        """`readiness` says why no requests should be sent now, "" if they may be."""
         self._core = core
         self._pool = pool
         self._options = options or RestOptions()
         self._logs = logs or RequestLogs()
+        self._readiness = readiness
+        self._timeout = self._options.timeout_ms / 1000 if self._options.timeout_ms else None
+        self.release = core.manager.release
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
-    def __call__(self, request: Request) -> Response | asyncio.Future[Response]:
-        """The reply, or a future of it where a model runs."""
-        target = _AUTHORITY.sub("", request.target, count=1) if request.target[:4].lower() == "http" else request.target
+    def __call__(self, request: Exchange) -> None:
+        """Answer a request."""
+        head = request.head
+        route: _Route | None = head.route
+        if route is None:
+            route = head.route = self._route(head)
+        route(request)
+
+    def _route(self, head: Head) -> _Route:
+        if head.target in HEALTH_PATHS and head.method in ("GET", "HEAD"):
+            return lambda request: request.respond(self._health(request.target))
+        target = _AUTHORITY.sub("", head.target, count=1) if head.target[:4].lower() == "http" else head.target
         if _BAD_ESCAPE.search(target):
-            return html_error(400)
+            return _always(html_error(400))
         if self._options.metrics_path and target.split("?")[0] == self._options.metrics_path:
-            return self._metrics(target)
+            return lambda request: request.respond(self._metrics(target))
         if target[:4].lower() != "/v1/":
-            return html_error(404)
-        if request.method == "OPTIONS":
-            origin = request.headers.get("origin", "")
+            return _always(html_error(404))
+        if head.method == "OPTIONS":
+            origin = head.headers.get("origin", "")
             allowed = "http://" in origin or "https://" in origin
-            return self._reply(Response(200 if allowed else 400))
-        if request.method == "POST" and (match := _POST.fullmatch(target)) and match["verb"].islower():
-            return self._infer(request, match)
-        if request.method == "GET" and (match := _GET.fullmatch(target)):
-            name = _unquote(match["model"] or "")
-            return self._answer(name, "", lambda: self._describe(match))
-        return self._answer("", "", lambda: _refuse(invalid(f"Malformed request: {request.method} {target}")))
+            return _always(self._reply(Response(200 if allowed else 400)))
+        if head.method == "POST" and (match := _POST.fullmatch(target)) and match["verb"].islower():
+            return self._route_verb(head, match)
+        if head.method == "GET" and (match := _GET.fullmatch(target)):
+            return lambda request: request.respond(self._describe(match))
+        malformed = invalid(f"Malformed request: {head.method} {target}")
+        return lambda request: request.respond(self.refusal("", malformed))
 
-    def _infer(self, request: Request, match: re.Match[str]) -> Response | asyncio.Future[Response]:
-        deadline = time.monotonic() + self._options.timeout_ms / 1000 if self._options.timeout_ms else None
-        began = time.perf_counter()
-        return asyncio.get_running_loop().run_in_executor(
-            self._pool,
-            lambda: self._answer(
-                _unquote(match["model"]), match["verb"], lambda: self._run(request, match, deadline), began
-            ),
-        )
+    def _route_verb(self, head: Head, match: re.Match[str]) -> _Route:
+        try:
+            spec = _spec(match)
+        except _BadVersion:
+            return lambda request: request.respond(self._describe(match))
+        gzip = "gzip" in head.headers.get("content-encoding", "").lower()
+        if match["verb"] != "predict":
+            return functools.partial(self._infer_examples, match["verb"], spec, gzip)
+        is_binary = head.headers.get("content-type", "").partition(";")[0].strip().lower() == PROTOBUF
+        return functools.partial(self._predict, spec, _BinaryPrediction if is_binary else _Prediction, gzip)
 
-    def _run(self, request: Request, match: re.Match[str], deadline: float | None) -> Response:
-        """In a thread of the pool."""
-        model, number, label = _spec(match)
-        body = self._inflated(request)
-        if match["verb"] == "predict":
-            return Response(200, self._predict(model, number, label, body, deadline))
-        return Response(200, self._infer_examples(match["verb"], model, number, label, body, deadline))
+    # Predict.
 
-    def _predict(self, model: str, number: int | None, label: str, body: bytes, deadline: float | None) -> bytes:
-        parsed = json_tensor.parse(body)
-        name = _signature_name(parsed)
-        with self._core.use(model, number, label) as version:
-            signature = inference.signature(version.loaded, name)
-            inputs, row_format = json_tensor.decode(parsed, signature)
-            del parsed
-            with metrics.Run(model, version.number, signature.name, "Predict"):
-                outputs = inference.predict(version.loaded, signature, inputs, timeout_ms=_left(deadline))
-            spec = (model, version.number, signature.name)
-            self._log(model, lambda rate: prediction_log.predict(spec, inputs, outputs, rate))
-            return (json_tensor.encode_rows if row_format else json_tensor.encode_columns)(outputs, signature)
+    def _predict(self, spec: _Spec, kind: type[_Prediction], gzip: bool, request: Exchange) -> None:
+        began = time.monotonic()
+        timeout = self._timeout
+        task = kind(self, request, spec[0], began, None if timeout is None else began + timeout)
+        if gzip or len(request.body) > _LARGE_BODY:
+            self._pool.submit(run_here, functools.partial(self._start, task, spec, gzip))
+        else:
+            self._start(task, spec, False, self._loop.call_soon, False)
 
-    def _infer_examples(
+    def _start(self, task: _Prediction, spec: _Spec, gzip: bool, turn: Turn, here: bool = True) -> None:
+        """Decode a request and let it wait for its run; what goes wrong is its answer. In any thread."""
+        try:
+            body = self._inflated(task.request.body) if gzip else task.request.body
+            task.request.body = b""  # a large one is not needed twice
+            name = task.read(body)
+            task.version = self._core.acquire(*spec)
+            task.signature = signature = inference.signature(task.version.loaded, name)
+            task.inputs = task.decode(signature)
+            task.version.loaded.queue(signature, task.outputs).submit(task, turn, here)
+        except ServingError as error:
+            task.failed(error)
+        except Exception:
+            log.exception("A request failed")
+            task.failed(ServingError(Code.INTERNAL, "Internal error"))
+
+    def send(self, request: Exchange, response: Response) -> None:
+        """Answer a request, from any thread."""
+        if threading.get_ident() == self._thread:
+            request.respond(response)
+        else:
+            try:
+                self._loop.call_soon_threadsafe(request.respond, response)
+            except RuntimeError:
+                pass  # the loop is closed, and with it the connection
+
+    def in_pool(self, work: Callable[..., None], *arguments: Any) -> bool:
+        """Whether this is the event loop's thread, and the work was given to another one."""
+        if threading.get_ident() != self._thread:
+            return False
+        self._pool.submit(work, *arguments)
+        return True
+
+    # Classify and regress.
+
+    def _infer_examples(self, verb: str, spec: _Spec, gzip: bool, request: Exchange) -> None:
+        began = time.monotonic()
+        deadline = None if self._timeout is None else began + self._timeout
+
+        def work() -> Response:
+            body = self._inflated(request.body) if gzip else request.body
+            return Response(200, self._run_examples(verb, *spec, body, deadline))
+
+        def answer() -> None:
+            if not request.connection.is_lost:
+                self.send(request, self._answer(spec[0], verb, work, began))
+
+        self._pool.submit(answer)
+
+    def _run_examples(
         self, verb: str, model: str, number: int | None, label: str, body: bytes, deadline: float | None
     ) -> bytes:
-        """Classify and regress."""
+        """In a thread of the pool."""
         parsed = json_tensor.parse(body, last_inside=True)
-        name = _signature_name(parsed)
+        name = json_tensor.signature_name(parsed)
         batch = examples.from_json(parsed)
         check = self._options.check_method_names
         with self._core.use(model, number, label) as version:
             metrics.count_examples(model, len(batch))
             spec = (model, version.number, name)
             if verb == "classify":
-                with metrics.Run(model, version.number, name, "Classify"):
-                    classes = inference.classify(version.loaded, name, batch, check, _left(deadline))
-                self._log(model, lambda rate: prediction_log.classify(spec, batch, classes, rate))
+                classes = inference.classify(version.loaded, name, batch, check, _left(deadline))
+                self.log(model, lambda rate: prediction_log.classify(spec, batch, classes, rate))
                 return json_tensor.encode_classes(classes)
-            with metrics.Run(model, version.number, name, "Regress"):
-                values = inference.regress(version.loaded, name, batch, check, _left(deadline))
-            self._log(model, lambda rate: prediction_log.regress(spec, batch, values, rate))
+            values = inference.regress(version.loaded, name, batch, check, _left(deadline))
+            self.log(model, lambda rate: prediction_log.regress(spec, batch, values, rate))
             return json_tensor.encode_values(values)
 
-    def _log(self, model: str, record: Callable[[float], bytes]) -> None:
+    def log(self, model: str, record: Callable[[float], bytes]) -> None:
+        """Offer a request to the model's log."""
         self._logs.offer(model, self._core.logging(model), record)
 
+    def is_logged(self, model: str) -> bool:
+        """Whether it has one."""
+        return self._core.logging(model) is not None
+
+    # Status, metadata, metrics.
+
     def _describe(self, match: re.Match[str]) -> Response:
+        return self._answer(_unquote(match["model"] or ""), "", lambda: self._description(match))
+
+    def _description(self, match: re.Match[str]) -> Response:
         if match["model"] is None:
             if match["version"] or match["label"] or match["metadata"]:
                 raise invalid("Missing model name in request.")
@@ -144,18 +242,22 @@ class RestApi:
                 return Response(200, status_json.metadata(model, version.number, version.loaded.signature_def_map))
         return Response(200, json.dumps(status_json.status(self._core, model, number), indent=1).encode() + b"\n")
 
-    def _inflated(self, request: Request) -> bytes:
-        """The body, inflated if its encoding says gzip; one that cannot be counts as empty, as in TF Serving."""
-        if "gzip" not in request.headers.get("content-encoding", "").lower():
-            return request.body
+    def _inflated(self, body: bytes) -> bytes:
+        """A body that says it is gzip; one that is not counts as empty, as in TF Serving."""
         inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
         try:
-            body = inflater.decompress(request.body, self._options.max_body + 1)
+            inflated = inflater.decompress(body, self._options.max_body + 1)
         except zlib.error:
             return b""
-        if len(body) > self._options.max_body:
+        if len(inflated) > self._options.max_body:
             raise invalid(f"The inflated body is larger than {self._options.max_body} bytes.")
-        return body if inflater.eof else b""
+        return inflated if inflater.eof else b""
+
+    def _health(self, target: str) -> Response:
+        why = self._readiness() if target == "/readyz" else ""
+        if not why:
+            return Response(200, b"ok\n", "text/plain")
+        return Response(503, f"{why}\n".encode(), "text/plain", (("Retry-After", "1"),))
 
     def _metrics(self, target: str) -> Response:
         if "?" in target:
@@ -168,25 +270,36 @@ class RestApi:
         ]
         return Response(200, metrics.page(in_flight).encode("utf-8", "surrogateescape"), "text/plain")
 
+    # Answers.
+
     def _answer(self, model: str, api: str, answer: Callable[[], Response], began: float = 0.0) -> Response:
-        """An answer, or the refusal that it ended with; counted. `began` is a `time.perf_counter()`, for a verb."""
-        code = Code.OK
+        """An answer, or the refusal that it ended with; counted. `began` is a `time.monotonic()`, for a verb."""
         try:
             reply = answer()
-            if api:
-                metrics.REQUEST_LATENCY.observe((time.perf_counter() - began) * 1e6, model, api, "REST")
         except _BadVersion:
-            code, reply = Code.INVALID_ARGUMENT, Response(400)
+            metrics.REQUEST_COUNT.add(model, Code.INVALID_ARGUMENT.name)
+            return self._reply(Response(400))
         except ServingError as error:
-            code, reply = error.code, self._error(error)
-        metrics.REQUEST_COUNT.add(model, code.name)
-        return self._reply(reply)
+            return self.refusal(model, error)
+        except Exception:
+            log.exception("A request failed")
+            return self.refusal(model, ServingError(Code.INTERNAL, "Internal error"))
+        return self.success(model, api, reply, began)
 
-    def _error(self, error: ServingError) -> Response:
+    def success(self, model: str, api: str, response: Response, began: float) -> Response:
+        """A response, counted."""
+        if api:
+            metrics.REQUEST_LATENCY.child(model, api, "REST").observe((time.monotonic() - began) * 1e6)
+        metrics.REQUEST_COUNT.child(model, "OK").add()
+        return self._reply(response)
+
+    def refusal(self, model: str, error: ServingError) -> Response:
+        """An error as a response, counted."""
+        metrics.REQUEST_COUNT.add(model, error.code.name)
         message = f"{error.message} {error.remedy}".rstrip() if error.remedy else error.message
         body = '{\n    "error": ' + json.dumps(message, ensure_ascii=False) + "\n}"
         retry = (("Retry-After", "1"),) if error.code is Code.UNAVAILABLE else ()
-        return Response(error.code.http, body.encode("utf-8", "surrogateescape"), headers=retry)
+        return self._reply(Response(error.code.http, body.encode("utf-8", "surrogateescape"), headers=retry))
 
     def _reply(self, response: Response) -> Response:
         if self._options.cors:
@@ -194,27 +307,131 @@ class RestApi:
         return response
 
 
+class _Prediction(Task):
+    """A predict request in JSON, between its bytes and those of its answer."""
+
+    __slots__ = ("_began", "_model", "_rest", "content", "outputs", "request", "row_format", "signature", "version")
+
+    api = "Predict"
+
+    version: Version | None
+    signature: Signature
+    content: Any
+    outputs: tuple[str, ...]
+    row_format: bool
+
+    def __init__(self, rest: RestApi, request: Exchange, model: str, began: float, deadline: float | None) -> None:
+        self.inputs = ()
+        self.deadline = deadline
+        self.rows = 0
+        self.shape = None
+        self.request = request
+        self._rest = rest
+        self._model = model
+        self._began = began
+        self.version = None
+
+    def read(self, body: bytes) -> str:
+        """Read the body; returns the signature's name."""
+        name, self.content = json_tensor.read(body)
+        return name
+
+    def decode(self, signature: Signature) -> list[Array]:
+        """The inputs in the signature's order."""
+        content, self.content = self.content, None
+        self.outputs = signature.output_names
+        inputs, self.row_format = json_tensor.decode(content, signature)
+        return inputs
+
+    def encode(self, outputs: list[Array]) -> Response:
+        """The answer."""
+        return Response(
+            200, (json_tensor.encode_rows if self.row_format else json_tensor.encode_columns)(outputs, self.signature)
+        )
+
+    def done(self, outputs: list[Array]) -> None:
+        """Answer."""
+        for array in outputs:
+            if array.size > _LARGE_REPLY and self._rest.in_pool(self._answer, outputs):
+                return
+        self._answer(outputs)
+
+    def _answer(self, outputs: list[Array]) -> None:
+        try:
+            response = self.encode(outputs)
+        except ServingError as error:
+            self.failed(error)
+            return
+        except Exception:
+            log.exception("A reply failed")
+            self.failed(ServingError(Code.INTERNAL, "Internal error"))
+            return
+        if self._rest.is_logged(self._model):
+            self._log(outputs)
+        self._release()
+        self._rest.send(self.request, self._rest.success(self._model, "predict", response, self._began))
+
+    def _log(self, outputs: list[Array]) -> None:
+        assert self.version is not None
+        spec = (self._model, self.version.number, self.signature.name)
+        inputs = dict(zip(self.signature.inputs, self.inputs, strict=True))
+        found = dict(zip(self.outputs, outputs, strict=True))
+        self._rest.log(self._model, lambda rate: prediction_log.predict(spec, inputs, found, rate))
+
+    def failed(self, error: ServingError) -> None:
+        """Answer with an error."""
+        self.content = None
+        self._release()
+        self._rest.send(self.request, self._rest.refusal(self._model, error))
+
+    def _release(self) -> None:
+        version, self.version = self.version, None
+        if version is not None:
+            self._rest.release(version)
+
+    def is_cancelled(self) -> bool:
+        """Whether the client has gone away."""
+        return self.request.connection.is_lost
+
+
+class _BinaryPrediction(_Prediction):
+    """A predict request as a PredictRequest, answered by a PredictResponse: for REST clients that want to do without
+    JSON. The path says which model and version; its errors are JSON, as all are.
+    """
+
+    __slots__ = ()
+
+    def read(self, body: bytes) -> str:
+        self.content = predict_message.parse(body, Code.INVALID_ARGUMENT)
+        return str(self.content.model_spec.signature_name)
+
+    def decode(self, signature: Signature) -> list[Array]:
+        content, self.content = self.content, None
+        self.outputs = inference.filtered(signature, content.output_filter)
+        inputs = inference.complete(signature, predict_message.inputs(content))
+        return [inputs[name] for name in signature.inputs]
+
+    def encode(self, outputs: list[Array]) -> Response:
+        assert self.version is not None
+        spec = (self._model, self.version.number, self.signature.name)
+        body = predict_message.response(spec, self.outputs, outputs, True)
+        return Response(200, body, PROTOBUF)
+
+
 class _BadVersion(Exception):
     """A version number past int64: 400 with an empty body."""
 
 
-def _spec(match: re.Match[str]) -> tuple[str, int | None, str]:
+def _always(response: Response) -> _Route:
+    return lambda request: request.respond(response)
+
+
+def _spec(match: re.Match[str]) -> _Spec:
     """Model, version and label of a path, percent-decoded after it was matched."""
     number = int(match["version"]) if match["version"] and len(match["version"]) < 4000 else None
     if match["version"] and (number is None or number > _MAX_VERSION):
         raise _BadVersion
     return _unquote(match["model"]), number, _unquote(match["label"] or "")
-
-
-def _refuse(error: ServingError) -> Response:
-    raise error
-
-
-def _signature_name(parsed: Mapping[str, Any]) -> str:
-    name = parsed.get("signature_name", "")
-    if not isinstance(name, str):
-        raise invalid("'signature_name' key must be a string value.")
-    return name
 
 
 def _unquote(text: str) -> str:

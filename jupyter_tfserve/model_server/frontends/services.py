@@ -1,7 +1,13 @@
-"""TF Serving's gRPC services as functions from bytes to bytes, whatever transport carries them."""
+"""TF Serving's gRPC services, from bytes to bytes, whatever transport carries them.
+
+All methods are functions that return the reply. Predict can also be started and left: the transport gives a `Call`,
+which is told the reply when the run that its request became part of is done.
+"""
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,18 +18,20 @@ from tensorflow_serving.apis import (
     get_model_status_pb2,
     inference_pb2,
     model_management_pb2,
-    predict_pb2,
     regression_pb2,
 )
 
 from .. import inference, metrics
-from ..codecs import examples, prediction_log, proto_tensor
+from ..codecs import examples, predict_message, prediction_log
 from ..config import Config, to_models
+from ..core.batching import Task, Turn, run_here
 from ..core.manager import Version
-from ..core.servable import DEFAULT_SIGNATURE
+from ..core.servable import DEFAULT_SIGNATURE, Array, Signature
 from ..core.server_core import ServerCore
 from ..errors import Code, ServingError, invalid
 from ..request_log import RequestLogs
+
+log = logging.getLogger(__name__)
 
 #: A method: the request's bytes and its deadline (`time.monotonic()`, None for none) -> the reply's bytes.
 Method = Callable[[bytes, float | None], bytes]
@@ -34,6 +42,28 @@ MODEL_SERVICE = "tensorflow.serving.ModelService"
 _STATES = {"START": 10, "LOADING": 20, "AVAILABLE": 30, "UNLOADING": 40, "END": 50}
 
 _SIGNATURE_DEF = "signature_def"
+
+
+class Call:
+    """A request and the way to answer it, from any thread and without waiting; a transport's subclass knows how."""
+
+    __slots__ = ("deadline", "payload")
+
+    def __init__(self, payload: bytes, deadline: float | None) -> None:
+        self.payload = payload
+        self.deadline = deadline  #: `time.monotonic()`, None for none
+
+    def reply(self, payload: bytes) -> None:
+        """Answer."""
+        raise NotImplementedError
+
+    def fail(self, error: ServingError) -> None:
+        """Answer with a status."""
+        raise NotImplementedError
+
+    def is_cancelled(self) -> bool:
+        """Whether the client waits no more."""
+        return False
 
 
 class Services:
@@ -71,19 +101,53 @@ class Services:
 
     def predict(self, payload: bytes, deadline: float | None) -> bytes:
         """PredictionService/Predict."""
-        request = _parse(predict_pb2.PredictRequest, payload)
-        with _Counted(request, "Predict") as spec, self._core.use(*spec) as version:
-            asked = request.model_spec.signature_name
-            signature = inference.signature(version.loaded, asked, Code.FAILED_PRECONDITION)
-            inputs = {key: proto_tensor.decode(tensor, key) for key, tensor in request.inputs.items()}
-            with metrics.Run(version.model, version.number, signature.name, "Predict"):
-                outputs = inference.predict(version.loaded, signature, inputs, request.output_filter, _left(deadline))
-        response = predict_pb2.PredictResponse()
-        _fill_spec(response.model_spec, version, asked)
-        for key, array in outputs.items():
-            proto_tensor.encode(array, response.outputs[key], self._as_tensor_content)
-        self._log("predict", version.model, request, response)
-        return bytes(response.SerializeToString())
+        call = _WaitingCall(payload, deadline)
+        run_here(lambda turn: self.start_predict(call, turn, here=True))
+        return call.wait()
+
+    def start_predict(self, call: Call, turn: Turn, here: bool = False) -> None:
+        """PredictionService/Predict: decode, and wait for the run without waiting here. What goes wrong is the call's
+        answer; `turn` and `here` are those of `core.batching.Queue.submit`.
+        """
+        task = _Prediction(self, call)
+        try:
+            task.request = request = predict_message.parse(call.payload)
+            call.payload = b""
+            if not request.HasField("model_spec"):
+                raise invalid("Missing ModelSpec")
+            task.asked = request.model_spec
+            task.version = version = self._core.acquire(*_spec(task.asked))
+            signature = inference.signature(version.loaded, task.asked.signature_name, Code.FAILED_PRECONDITION)
+            fed = inference.complete(signature, predict_message.inputs(request))
+            task.signature = signature
+            task.inputs = [fed[name] for name in signature.inputs]
+            task.outputs = inference.filtered(signature, request.output_filter)
+            version.loaded.queue(signature, task.outputs).submit(task, turn, here)
+        except ServingError as error:
+            task.failed(error)
+        except Exception:
+            log.exception("A gRPC request failed")
+            task.failed(ServingError(Code.INTERNAL, "Internal error"))
+
+    def finish_predict(self, task: _Prediction, outputs: list[Array]) -> bytes:
+        """The reply of a prediction that has run."""
+        assert task.version is not None
+        model = task.version.model
+        spec = (model, task.version.number, task.signature.name)
+        reply = predict_message.response(spec, task.outputs, outputs, self._as_tensor_content)
+        request = task.request
+        config = self._core.logging(model)
+        if config is not None:
+            self._logs.offer(
+                model,
+                config,
+                lambda rate: prediction_log.record("predict", request, predict_message.reply(reply), rate),
+            )
+        return reply
+
+    def release(self, version: Version) -> None:
+        """A prediction needs its version no more."""
+        self._core.manager.release(version)
 
     def classify(self, payload: bytes, deadline: float | None) -> bytes:
         """PredictionService/Classify."""
@@ -153,15 +217,13 @@ class Services:
     def _classify(
         self, version: Version, name: str, batch: list[bytes], deadline: float | None, result: Any, api: str
     ) -> None:
-        with metrics.Run(version.model, version.number, name or DEFAULT_SIGNATURE, api):
-            rows = inference.classify(version.loaded, name, batch, self._check_method_names, _left(deadline))
+        rows = inference.classify(version.loaded, name, batch, self._check_method_names, _left(deadline), api)
         prediction_log.fill_classes(result, rows)
 
     def _regress(
         self, version: Version, name: str, batch: list[bytes], deadline: float | None, result: Any, api: str
     ) -> None:
-        with metrics.Run(version.model, version.number, name or DEFAULT_SIGNATURE, api):
-            values = inference.regress(version.loaded, name, batch, self._check_method_names, _left(deadline))
+        values = inference.regress(version.loaded, name, batch, self._check_method_names, _left(deadline), api)
         prediction_log.fill_values(result, values)
 
     def get_model_metadata(self, payload: bytes, deadline: float | None) -> bytes:
@@ -254,6 +316,81 @@ def _fill_spec(spec: Any, version: Version, signature: str) -> None:
     spec.name = version.model
     spec.version.value = version.number
     spec.signature_name = signature or DEFAULT_SIGNATURE
+
+
+class _Prediction(Task):
+    """A Predict request, between its bytes and those of its reply."""
+
+    __slots__ = ("_began", "_call", "_services", "asked", "outputs", "request", "signature", "version")
+
+    api = "Predict"
+
+    version: Version | None
+    signature: Signature
+    outputs: tuple[str, ...]
+
+    def __init__(self, services: Services, call: Call) -> None:
+        super().__init__((), call.deadline)
+        self._services = services
+        self._call = call
+        self._began = time.monotonic()
+        self.request: Any = None
+        self.asked: Any = None  #: the request's ModelSpec, as soon as it is known to have one
+        self.version = None
+
+    def done(self, outputs: list[Array]) -> None:
+        try:
+            reply = self._services.finish_predict(self, outputs)
+        except Exception:
+            log.exception("A reply failed")
+            self.failed(ServingError(Code.INTERNAL, "Internal error"))
+            return
+        model = self.asked.name
+        metrics.REQUEST_LATENCY.child(model, "Predict", "GRPC").observe((time.monotonic() - self._began) * 1e6)
+        metrics.REQUEST_COUNT.child(model, "OK").add()
+        self._release()
+        self._call.reply(reply)
+
+    def failed(self, error: ServingError) -> None:
+        metrics.REQUEST_COUNT.add("" if self.asked is None else self.asked.name, error.code.name)
+        self._release()
+        self._call.fail(error)
+
+    def _release(self) -> None:
+        version, self.version = self.version, None
+        if version is not None:
+            self._services.release(version)
+
+    def is_cancelled(self) -> bool:
+        return self._call.is_cancelled()
+
+
+class _WaitingCall(Call):
+    """A call whose thread waits for the reply."""
+
+    __slots__ = ("_error", "_finished", "_reply")
+
+    def __init__(self, payload: bytes, deadline: float | None) -> None:
+        super().__init__(payload, deadline)
+        self._reply = b""
+        self._error: ServingError | None = None
+        self._finished = threading.Lock()
+        self._finished.acquire()
+
+    def reply(self, payload: bytes) -> None:
+        self._reply = payload
+        self._finished.release()
+
+    def fail(self, error: ServingError) -> None:
+        self._error = error
+        self._finished.release()
+
+    def wait(self) -> bytes:
+        """The reply; raises ServingError."""
+        self._finished.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._reply
 
 
 class _Counted:

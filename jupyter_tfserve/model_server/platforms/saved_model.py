@@ -27,9 +27,15 @@ from ..errors import Code, ServingError
 
 log = logging.getLogger(__name__)
 
-#: A signature that never took longer than this runs in the calling thread, which saves TensorFlow's hand-over to a pool
+#: A signature whose runs take less than this runs in the calling thread, which saves TensorFlow's hand-over to a pool
 #: (25-50 us); a deadline cannot stop it there, and need not.
 QUICK_SECONDS = 0.001
+
+#: A run that took longer than this is no accident of the machine's.
+_SLOW_SECONDS = 0.02
+
+#: What one run counts in the mean of the last ones.
+_WEIGHT = 0.1
 
 #: Ops that make a run's length depend on its input, so that a quick run says nothing of the next one.
 _LOOPS = {"While", "StatelessWhile", "Enter", "For"}
@@ -91,30 +97,37 @@ class _SessionServable:
             self._session.close()
             raise
         self._callables: dict[tuple[str, tuple[str, ...], int], Callable[..., list[Any]]] = {}
-        self._slowest: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}  # that the last runs of a signature took, in the mean
         self._making = threading.Lock()
 
     def run(
-        self, signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str], timeout_ms: int = 0
+        self, signature: Signature, inputs: Sequence[Array], outputs: tuple[str, ...], timeout_ms: int = 0
     ) -> list[Array]:
-        slowest = self._slowest.get(signature.name)
-        quick = slowest is not None and slowest < QUICK_SECONDS and not self._loops
+        quick = self.is_quick(signature)
         # A callable's time limit is fixed when it is made: one for each power of two.
         limit = -1 if quick else 1 << (timeout_ms - 1).bit_length() if timeout_ms > 0 else 0
-        key = (signature.name, tuple(outputs), limit)
+        key = (signature.name, outputs, limit)
         call = self._callables.get(key) or self._make(signature, key)
         began = time.perf_counter()
         try:
-            found = call(*[inputs[name] for name in signature.inputs])
+            found = call(*inputs)
         except (tf.errors.OpError, ValueError, TypeError) as error:
             raise _error(error) from None
-        took = time.perf_counter() - began
-        if slowest is None or took > slowest:
-            # The first run pays for building the executor, so it says nothing.
-            self._slowest[signature.name] = 0.0 if slowest is None else took
-        elif not quick:
-            self._slowest[signature.name] = 0.9 * slowest + 0.1 * took
+        self._measure(signature.name, time.perf_counter() - began)
         return [value if isinstance(value, np.ndarray) else _scalar(value) for value in found]
+
+    def is_quick(self, signature: Signature) -> bool:
+        """Whether the last runs were short, and none can take much longer than another."""
+        return not self._loops and self._seconds.get(signature.name, QUICK_SECONDS) < QUICK_SECONDS
+
+    def _measure(self, signature: str, took: float) -> None:
+        mean = self._seconds.get(signature)
+        if mean is None:
+            self._seconds[signature] = 0.0  # the first run pays for building the executor, so it says nothing
+        elif mean == 0.0 or took > _SLOW_SECONDS:
+            self._seconds[signature] = took
+        else:
+            self._seconds[signature] = mean + _WEIGHT * (took - mean)
 
     def _make(self, signature: Signature, key: tuple[str, tuple[str, ...], int]) -> Callable[..., list[Any]]:
         with self._making:
@@ -165,6 +178,10 @@ class _SessionServable:
 class _FunctionServable:
     """A SavedModel behind TF2's loader: slower (0.3 ms a call), and its runs cannot be stopped."""
 
+    def is_quick(self, signature: Signature) -> bool:
+        """No: a run is not measured, and takes the thread that it is in."""
+        return False
+
     def __init__(self, path: Path, options: SavedModelOptions) -> None:
         with tf.device(options.device or None):
             self._loaded: Any = tf.saved_model.load(str(path), tags=list(options.tags))
@@ -176,15 +193,15 @@ class _FunctionServable:
         self._options = options
 
     def run(
-        self, signature: Signature, inputs: Mapping[str, Array], outputs: Sequence[str], timeout_ms: int = 0
+        self, signature: Signature, inputs: Sequence[Array], outputs: tuple[str, ...], timeout_ms: int = 0
     ) -> list[Array]:
         function = self._loaded.signatures[signature.name]
         try:
             with tf.device(self._options.device or None):
                 found = function(
                     **{
-                        name: tf.constant(inputs[name], tf.as_dtype(info.numpy))
-                        for name, info in signature.inputs.items()
+                        name: tf.constant(array, tf.as_dtype(info.numpy))
+                        for (name, info), array in zip(signature.inputs.items(), inputs, strict=True)
                     }
                 )
         except (tf.errors.OpError, ValueError, TypeError) as error:

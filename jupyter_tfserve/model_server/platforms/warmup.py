@@ -10,9 +10,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from .. import metrics
 from ..codecs import examples, proto_tensor
-from ..core.servable import Servable
+from ..core.batching import Batcher
 from ..errors import Code, ServingError, invalid
-from ..inference import CLASSIFY_METHOD, REGRESS_METHOD, classify, predict, regress, signature
+from ..inference import CLASSIFY_METHOD, REGRESS_METHOD, classify, complete, filtered, regress, signature
 
 #: Where a version carries its requests: TFRecords of PredictionLog.
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
@@ -20,7 +20,7 @@ WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000
 
 
-def warm_up(servable: Servable, path: Path, iterations: int = 1) -> int:
+def warm_up(servable: Batcher, path: Path, iterations: int = 1) -> int:
     """Run each request of the version's file, `iterations` times; returns how many records there are.
 
     Raises ServingError, with the code that the version's status will have: that of the failed request, INVALID_ARGUMENT
@@ -60,7 +60,7 @@ def _parse(record: bytes, file: Path) -> prediction_log_pb2.PredictionLog:
         raise invalid(f"Failed to parse warmup record: {file}") from None
 
 
-def _run(servable: Servable, log: prediction_log_pb2.PredictionLog, iterations: int) -> None:
+def _run(servable: Batcher, log: prediction_log_pb2.PredictionLog, iterations: int) -> None:
     """One record; the model's name and version in it do not matter."""
     kind = log.WhichOneof("log_type")
     for _ in range(iterations):
@@ -68,13 +68,13 @@ def _run(servable: Servable, log: prediction_log_pb2.PredictionLog, iterations: 
             request = log.predict_log.request
             called = signature(servable, request.model_spec.signature_name, Code.FAILED_PRECONDITION)
             inputs = {key: proto_tensor.decode(tensor, key) for key, tensor in request.inputs.items()}
-            predict(servable, called, inputs, request.output_filter)
+            servable.run(called, complete(called, inputs), filtered(called, request.output_filter))
         elif kind == "classify_log":
             request = log.classify_log.request
-            classify(servable, request.model_spec.signature_name, examples.from_input(request.input))
+            classify(servable, request.model_spec.signature_name, examples.from_input(request.input), api="")
         elif kind == "regress_log":
             request = log.regress_log.request
-            regress(servable, request.model_spec.signature_name, examples.from_input(request.input))
+            regress(servable, request.model_spec.signature_name, examples.from_input(request.input), api="")
         elif kind == "multi_inference_log":
             request = log.multi_inference_log.request
             batch = examples.from_input(request.input)
@@ -82,6 +82,6 @@ def _run(servable: Servable, log: prediction_log_pb2.PredictionLog, iterations: 
             for task in request.tasks:
                 if task.method_name not in runs:
                     raise ServingError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
-                runs[task.method_name](servable, task.model_spec.signature_name, batch)
+                runs[task.method_name](servable, task.model_spec.signature_name, batch, api="")
         else:
             raise ServingError(Code.UNIMPLEMENTED, f"Unsupported log_type for warmup: {kind}")

@@ -46,7 +46,8 @@ def signature(inputs: dict[str, str], outputs: dict[str, str] | None = None) -> 
 
 def decode(body: bytes | str, inputs: dict[str, str]) -> dict[str, np.ndarray[Any, Any]]:
     data = body.encode() if isinstance(body, str) else body
-    return json_tensor.decode(json_tensor.parse(data), signature(inputs))[0]
+    called = signature(inputs)
+    return dict(zip(called.inputs, json_tensor.decode(json_tensor.parse(data), called)[0], strict=True))
 
 
 def one(body: bytes | str, dtype: str = "float") -> np.ndarray[Any, Any]:
@@ -133,7 +134,7 @@ def test_types_json_has_no_way_for(dtype: str) -> None:
         one('{"inputs": [1]}', dtype)
     assert refused.value.code is Code.UNIMPLEMENTED
     with pytest.raises(ServingError, match=f"Failed to write JSON value for tensor type: {dtype}"):
-        json_tensor.encode_rows({"y": np.zeros(1, NUMPY[dtype])}, signature({}, {"y": dtype}))
+        json_tensor.encode_rows([np.zeros(1, NUMPY[dtype])], signature({}, {"y": dtype}))
 
 
 # Shapes.
@@ -249,11 +250,11 @@ def test_both_readers_give_the_same() -> None:
 
 
 def rows(arrays: dict[str, np.ndarray[Any, Any]], **outputs: str) -> Any:
-    return json.loads(json_tensor.encode_rows(arrays, signature({}, outputs)))["predictions"]
+    return json.loads(json_tensor.encode_rows(list(arrays.values()), signature({}, outputs)))["predictions"]
 
 
 def columns(arrays: dict[str, np.ndarray[Any, Any]], **outputs: str) -> Any:
-    return json.loads(json_tensor.encode_columns(arrays, signature({}, outputs)))["outputs"]
+    return json.loads(json_tensor.encode_columns(list(arrays.values()), signature({}, outputs)))["outputs"]
 
 
 def test_one_output() -> None:
@@ -298,7 +299,7 @@ def test_what_is_written_reads_back() -> None:
     for dtype in ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64", "bool"):
         kind = NUMPY[dtype]
         array = np.array([True, False]) if dtype == "bool" else np.array([np.iinfo(kind).min, np.iinfo(kind).max], kind)
-        text = json_tensor.encode_columns({"y": array}, signature({}, {"y": dtype}))
+        text = json_tensor.encode_columns([array], signature({}, {"y": dtype}))
         assert b"." not in text and np.array_equal(np.array(json.loads(text)["outputs"], kind), array)
 
 
@@ -307,14 +308,14 @@ def test_floats_have_a_point_and_integers_none() -> None:
         (np.array([1, 1e6, 1234567, 1e20]), "double"),
         (np.array([1, 1e6, 1e20], np.float32), "float"),
     ):
-        text = json_tensor.encode_columns({"y": array}, signature({}, {"y": dtype})).decode()
+        text = json_tensor.encode_columns([array], signature({}, {"y": dtype})).decode()
         numbers = text[text.index("[") + 1 : text.index("]")].replace(" ", "").split(",")
         assert all("." in number or "e" in number for number in numbers), numbers
 
 
 def test_strings() -> None:
     values = [b'q"/\\\x08\x0c\n\r\t\x01\x7f', "é😀".encode(), b"\xff\xfe", b""]
-    body = json_tensor.encode_rows({"y": np.array(values, object)}, signature({}, {"y": "string"}))
+    body = json_tensor.encode_rows([np.array(values, object)], signature({}, {"y": "string"}))
     assert json.loads(body.decode("utf-8", "surrogateescape"))["predictions"] == [
         value.decode("utf-8", "surrogateescape") for value in values
     ]

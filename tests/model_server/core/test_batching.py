@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from jupyter_tfserve.model_server.core.batching import BatchingParameters, BatchingServable
+from jupyter_tfserve.model_server.core.batching import Batcher, Batching, BatchingParameters, Mode, Task
 from jupyter_tfserve.model_server.core.servable import Signature, TensorInfo
 from jupyter_tfserve.model_server.errors import Code, ServingError
 
@@ -27,23 +28,32 @@ class Recording:
         self.gate = threading.Event()
         self.begun = threading.Event()
         self.sizes: list[int] = []
+        self.quick = False
 
     def run(
-        self, signature: Signature, inputs: Mapping[str, Any], outputs: Sequence[str], timeout_ms: int = 0
+        self, signature: Signature, inputs: Sequence[Any], outputs: tuple[str, ...], timeout_ms: int = 0
     ) -> list[Any]:
-        self.sizes.append(len(inputs["x"]))
+        [x] = inputs
+        self.sizes.append(len(x))
         self.begun.set()
         assert self.gate.wait(SECONDS)
-        if (inputs["x"] == -1).any():
+        if (x == -1).any():
             raise ServingError(Code.INVALID_ARGUMENT, "no -1")
-        return [inputs["x"] * 2]
+        return [x * 2]
+
+    def is_quick(self, signature: Signature) -> bool:
+        return self.quick
 
     def close(self) -> None:
         pass
 
 
-def ask(batching: BatchingServable, *values: float, timeout_ms: int = 0) -> list[float]:
-    [y] = batching.run(SIGNATURE, {"x": np.array(values, np.float32)}, ["y"], timeout_ms)
+def merging(servable: Recording, parameters: BatchingParameters, mode: Mode = "on") -> Batcher:
+    return Batcher(servable, Batching(mode, parameters))
+
+
+def ask(batching: Batcher, *values: float, timeout_ms: int = 0) -> list[float]:
+    [y] = batching.run(SIGNATURE, {"x": np.array(values, np.float32)}, ("y",), timeout_ms)
     answer: list[float] = y.tolist()
     return answer
 
@@ -51,7 +61,7 @@ def ask(batching: BatchingServable, *values: float, timeout_ms: int = 0) -> list
 class Asking(threading.Thread):
     """One request of a thread of its own."""
 
-    def __init__(self, batching: BatchingServable, *values: float, timeout_ms: int = 0) -> None:
+    def __init__(self, batching: Batcher, *values: float, timeout_ms: int = 0) -> None:
         super().__init__(daemon=True)
         self._call = lambda: ask(batching, *values, timeout_ms=timeout_ms)
         self.answer: list[float] | None = None
@@ -65,11 +75,11 @@ class Asking(threading.Thread):
             self.error = error
 
 
-def waiting(batching: BatchingServable) -> int:
-    return sum(len(queue.waiting) for queue in batching._queues.values())
+def waiting(batching: Batcher) -> int:
+    return sum(len(queue) for queue in batching._queues.values())
 
 
-def queue_up(batching: BatchingServable, *requests: Asking, count: int) -> None:
+def queue_up(batching: Batcher, *requests: Asking, count: int) -> None:
     end = threading.Event()
     for _ in range(int(SECONDS * 100)):
         if waiting(batching) >= count:
@@ -80,7 +90,7 @@ def queue_up(batching: BatchingServable, *requests: Asking, count: int) -> None:
 
 def test_what_waits_becomes_one_run() -> None:
     servable = Recording()
-    batching = BatchingServable(servable, BatchingParameters())
+    batching = merging(servable, BatchingParameters())
     first = Asking(batching, 1.0)
     assert servable.begun.wait(SECONDS)
     others = [Asking(batching, float(n), float(n) + 0.5) for n in range(2, 6)]
@@ -95,7 +105,7 @@ def test_what_waits_becomes_one_run() -> None:
 
 def test_an_error_is_its_own_requests_only() -> None:
     servable = Recording()
-    batching = BatchingServable(servable, BatchingParameters())
+    batching = merging(servable, BatchingParameters())
     first = Asking(batching, 1.0)
     assert servable.begun.wait(SECONDS)
     good, bad = Asking(batching, 2.0), Asking(batching, -1.0)
@@ -109,7 +119,7 @@ def test_an_error_is_its_own_requests_only() -> None:
 
 def test_a_full_queue_and_a_passed_deadline() -> None:
     servable = Recording()
-    batching = BatchingServable(servable, BatchingParameters(max_batch_size=2, max_enqueued_batches=1))
+    batching = merging(servable, BatchingParameters(max_batch_size=2, max_enqueued_batches=1))
     first = Asking(batching, 1.0)
     assert servable.begun.wait(SECONDS)
     late = Asking(batching, 2.0, 2.0, timeout_ms=1)
@@ -127,12 +137,12 @@ def test_a_full_queue_and_a_passed_deadline() -> None:
 def test_padding_splitting_and_limits() -> None:
     servable = Recording()
     servable.gate.set()
-    padded = BatchingServable(servable, BatchingParameters(max_batch_size=8, allowed_batch_sizes=(2, 8)))
+    padded = merging(servable, BatchingParameters(max_batch_size=8, allowed_batch_sizes=(2, 8)))
     assert ask(padded, 1.0, 2.0, 3.0) == [2.0, 4.0, 6.0]
     assert servable.sizes == [8]
     with pytest.raises(ServingError, match="Task size 9 is larger than maximum input batch size 8"):
         ask(padded, *range(9))
-    split = BatchingServable(
+    split = merging(
         servable, BatchingParameters(max_batch_size=8, enable_large_batch_splitting=True, max_execution_batch_size=3)
     )
     assert ask(split, *range(8)) == [2.0 * n for n in range(8)]
@@ -145,10 +155,10 @@ def test_many_threads_get_their_own_rows() -> None:
     servable = Recording()
     servable.gate.set()
     for threads in (1, 3):
-        batching = BatchingServable(servable, BatchingParameters(max_batch_size=16, num_batch_threads=threads))
+        batching = merging(servable, BatchingParameters(max_batch_size=16, num_batch_threads=threads))
         failures: list[object] = []
 
-        def loop(seed: int, batching: BatchingServable = batching, failures: list[object] = failures) -> None:
+        def loop(seed: int, batching: Batcher = batching, failures: list[object] = failures) -> None:
             for n in range(200):
                 value = float(seed * 1000 + n)
                 answer = ask(batching, value)
@@ -162,3 +172,137 @@ def test_many_threads_get_their_own_rows() -> None:
             worker.join(SECONDS)
             assert not worker.is_alive()
         assert failures == []
+
+
+class Noted(Task):
+    """A request of a frontend: what becomes of it is written down."""
+
+    def __init__(self, *values: float, deadline: float | None = None) -> None:
+        super().__init__([np.array(values, np.float32)], deadline)
+        self.answer: list[float] | ServingError | None = None
+        self.cancelled = False
+        self.thread = 0
+        self.finished = threading.Event()
+
+    def done(self, outputs: list[Any]) -> None:
+        self.answer, self.thread = outputs[0].tolist(), threading.get_ident()
+        self.finished.set()
+
+    def failed(self, error: ServingError) -> None:
+        self.answer, self.thread = error, threading.get_ident()
+        self.finished.set()
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+
+def test_a_burst_of_quick_requests_is_one_run_in_its_own_thread() -> None:
+    servable = Recording()
+    servable.gate.set()
+    servable.quick = True
+    queue = merging(servable, BatchingParameters()).queue(SIGNATURE, ("y",))
+    turns: list[Any] = []
+    burst = [Noted(float(n)) for n in range(5)]
+    for task in burst:
+        queue.submit(task, turns.append)
+    assert len(turns) == 1 and servable.sizes == []
+    turns.pop()()
+    assert [task.answer for task in burst] == [[2.0 * n] for n in range(5)]
+    assert {task.thread for task in burst} == {threading.get_ident()}
+    assert servable.sizes == [5]
+
+
+def test_slow_runs_leave_the_frontends_thread_alone() -> None:
+    servable = Recording()
+    queue = merging(servable, BatchingParameters()).queue(SIGNATURE, ("y",))
+    turns: list[Any] = []
+    task = Noted(1.0)
+    queue.submit(task, turns.append)
+    assert turns == []
+    servable.gate.set()
+    assert task.finished.wait(SECONDS)
+    assert task.answer == [2.0] and task.thread != threading.get_ident()
+
+
+def test_who_has_gone_away_is_not_run() -> None:
+    servable = Recording()
+    servable.gate.set()
+    servable.quick = True
+    queue = merging(servable, BatchingParameters()).queue(SIGNATURE, ("y",))
+    turns: list[Any] = []
+    gone, late, here = Noted(1.0), Noted(2.0, deadline=time.monotonic() - 1), Noted(3.0)
+    for task in (gone, late, here):
+        queue.submit(task, turns.append)
+    gone.cancelled = True
+    turns.pop()()
+    assert isinstance(gone.answer, ServingError) and gone.answer.code is Code.CANCELLED
+    assert isinstance(late.answer, ServingError) and late.answer.code is Code.RESOURCE_EXHAUSTED
+    assert here.answer == [6.0]
+    assert servable.sizes == [1]
+
+
+def test_different_shapes_never_mix() -> None:
+    servable = Recording()
+    servable.gate.set()
+    servable.quick = True
+    queue = merging(servable, BatchingParameters()).queue(SIGNATURE, ("y",))
+    turns: list[Any] = []
+    flat = [Noted(float(n)) for n in range(3)]
+    deep = [Noted(float(n)) for n in range(2)]
+    for task in deep:
+        task.inputs = [task.inputs[0].reshape(1, 1)]
+    for task in (flat[0], deep[0], flat[1], deep[1], flat[2]):
+        queue.submit(task, turns.append)
+    turns.pop()()
+    assert [task.answer for task in flat] == [[0.0], [2.0], [4.0]]
+    assert [task.answer for task in deep] == [[[0.0]], [[2.0]]]
+    assert servable.sizes == [3, 2]
+
+
+def test_settings_change_while_requests_come() -> None:
+    servable = Recording()
+    servable.gate.set()
+    batcher = merging(servable, BatchingParameters(), "off")
+    servable.quick = True
+    turns: list[Any] = []
+
+    def burst(count: int) -> list[int]:
+        servable.sizes.clear()
+        queue = batcher.queue(SIGNATURE, ("y",))
+        tasks = [Noted(float(n)) for n in range(count)]
+        for task in tasks:
+            queue.submit(task, turns.append)
+        while turns:
+            turns.pop()()
+        assert [task.answer for task in tasks] == [[2.0 * n] for n in range(count)]
+        return list(servable.sizes)
+
+    assert burst(4) == [1, 1, 1, 1]
+    batcher.batching = Batching("on", BatchingParameters(max_batch_size=3))
+    assert burst(4) == [3, 1]
+    batcher.batching = Batching("auto", BatchingParameters())
+    assert burst(4) == [4]
+    with pytest.raises(ServingError, match="max_batch_size must be positive"):
+        batcher.batching = Batching("on", BatchingParameters(max_batch_size=0))
+    assert burst(4) == [4]
+
+
+def test_auto_merges_only_where_rows_are_independent() -> None:
+    servable = Recording()
+    batcher = Batcher(servable, Batching("auto"), "m", 1, {"serving_default": "a mean over the batch"})
+    assert not batcher.merges("serving_default")
+    assert batcher.merges("another")
+    batcher.batching = Batching("on")
+    assert batcher.merges("serving_default")
+
+
+def test_a_window_waits_for_more() -> None:
+    servable = Recording()
+    servable.gate.set()
+    parameters = BatchingParameters(max_batch_size=4, batch_timeout_micros=int(SECONDS * 1e6))
+    batcher = merging(servable, parameters)
+    asking = [Asking(batcher, float(n)) for n in range(4)]
+    for request in asking:
+        request.join(SECONDS)
+    assert sorted(request.answer[0] for request in asking if request.answer) == [0.0, 2.0, 4.0, 6.0]
+    assert servable.sizes == [4]  # at once when the batch was full: the window is as long as the test's patience

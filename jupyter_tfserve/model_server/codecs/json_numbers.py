@@ -1,0 +1,145 @@
+"""Lists of numbers straight from JSON into an array, without a Python object for each of them: what nearly all predict
+requests are. simdjson reads; it flattens nested lists without a look at their shape, so that the shape is checked here.
+Whatever is not so plain is left to `json_tensor`, which agrees with this to the bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import simdjson
+
+from ..core.servable import Array, Signature
+
+#: Bodies up to so many bytes are read by a parser that the thread keeps, with the memory that it needed.
+_KEPT_PARSER = 4 * 1024 * 1024
+
+_LOCAL = threading.local()
+
+
+def read(body: bytes) -> Numbers | None:
+    """A body with nothing but a list and a signature's name, None if it has anything else or is no JSON."""
+    document: Any
+    try:
+        if len(body) > _KEPT_PARSER:
+            document = simdjson.Parser().parse(body)
+        else:
+            try:
+                parser = _LOCAL.parser
+            except AttributeError:
+                parser = _LOCAL.parser = simdjson.Parser()
+            document = parser.parse(body)
+        name: Any = ""
+        if _is_all(body, b'"', 2):  # there is one key: asking for the keys takes longer than all else with a small body
+            key = "instances" if body.find(b"instances") >= 0 else "inputs"
+        else:
+            keys = list(document.keys())
+            if len(keys) != 2 or "signature_name" not in keys:
+                return None
+            key = keys[1] if keys[0] == "signature_name" else keys[0]
+            name = document["signature_name"]
+        value = document[key]
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
+        # No object; or NaN, text after the object, an error, ...: the slow path knows.
+        return None
+    if key not in ("instances", "inputs") or type(value) is not simdjson.Array or type(name) is not str:
+        return None
+    return Numbers(body, value, key == "instances", name)
+
+
+#: How simdjson is to read the numbers of a type (double, int64, uint64), and the range that they must be in.
+_NUMBERS: dict[str, tuple[str, type[np.generic], tuple[int, int] | None]] = {
+    "float": ("d", np.float64, None),
+    "double": ("d", np.float64, None),
+    "int8": ("i", np.int64, (-(2**31), 2**31 - 1)),
+    "int16": ("i", np.int64, (-(2**31), 2**31 - 1)),
+    "int32": ("i", np.int64, (-(2**31), 2**31 - 1)),
+    "uint8": ("i", np.int64, (-(2**31), 2**31 - 1)),
+    "int64": ("i", np.int64, None),
+    "uint32": ("i", np.int64, (0, 2**32 - 1)),
+    "uint64": ("u", np.uint64, None),
+}
+
+#: What is not the structure of nested lists.
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
+
+
+def quiet_numpy() -> None:
+    """To be called in each thread that decodes: numpy shall not warn of what is past a float. Asking for that around
+    each conversion (`np.errstate`) takes longer than all else that a small list needs.
+    """
+    np.seterr(over="ignore", under="ignore")
+
+
+class Numbers:
+    """A body that holds one list, probably of numbers. It must become an array before the thread reads another body."""
+
+    __slots__ = ("_value", "body", "row_format", "signature_name")
+
+    def __init__(self, body: bytes, value: Any, row_format: bool, signature_name: str) -> None:
+        self.body = body
+        self.row_format = row_format
+        self.signature_name = signature_name
+        self._value = value  # a simdjson.Array: the thread's parser takes no other body while it is there
+
+    def array(self, signature: Signature) -> Array | None:
+        """The list as an array of what the signature's only input takes; None if it cannot be: `json_tensor` says why.
+        To be called once.
+        """
+        value, self._value = self._value, None
+        if len(signature.inputs) != 1:
+            return None
+        [info] = signature.inputs.values()
+        if info.dtype not in _NUMBERS:
+            return None
+        code, dtype, limits = _NUMBERS[info.dtype]
+        try:
+            flat = np.frombuffer(value.as_buffer(of_type=code), dtype)
+        except (TypeError, ValueError):  # something that is no number of this type
+            return None
+        shape = _shape(value, flat.size, self.body)
+        if shape is None or (limits and not (limits[0] <= flat.min() and flat.max() <= limits[1])):
+            return None
+        if info.numpy != dtype:
+            # What a float cannot hold is infinity, as in TF Serving; `quiet_numpy` keeps numpy from warning of it.
+            flat = flat.astype(info.numpy)
+        return flat if len(shape) == 1 else flat.reshape(shape)
+
+
+def _is_all(body: bytes, character: bytes, count: int) -> bool:
+    """Whether a body has a character exactly so many times; quicker than `count` where they are few."""
+    at = -1
+    for _ in range(count):
+        at = body.find(character, at + 1)
+        if at < 0:
+            return False
+    return body.find(character, at + 1) < 0
+
+
+def _shape(value: Any, size: int, body: bytes) -> tuple[int, ...] | None:
+    """The shape of a nested list of so many numbers; None where it is ragged or cannot be told at once."""
+    shape: tuple[int, ...] = (len(value),)
+    product = 1
+    while shape[-1] and type(inner := value[0]) is simdjson.Array:
+        product *= shape[-1]
+        value = inner
+        shape += (len(value),)
+        if len(shape) > 64:  # as many dimensions as numpy has
+            return None
+    if product * shape[-1] != size or not size:
+        return None
+    if product == 1:  # lists of one list: nothing is ragged if there is no other list
+        return shape if _is_all(body, b"[", len(shape)) else None
+    structure = body.translate(None, _NOT_STRUCTURE)
+    start = structure.find(b"[")
+    return shape if structure[start : structure.rfind(b"]") + 1] == _structure(shape) else None
+
+
+def _structure(shape: tuple[int, ...]) -> bytes:
+    """The brackets and commas of a nested list of that shape."""
+    text = b"[" + b"," * (shape[-1] - 1) + b"]"
+    for length in reversed(shape[:-1]):
+        text = b"[" + (text + b",") * (length - 1) + text + b"]"
+    return text

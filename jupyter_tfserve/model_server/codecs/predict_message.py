@@ -1,0 +1,68 @@
+"""PredictRequest and PredictResponse: what gRPC carries, and REST where a client asks for it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from tensorflow_serving.apis import predict_pb2
+
+from ..core.servable import Array
+from ..errors import Code, ServingError
+from . import proto_tensor
+
+
+def parse(payload: bytes, code: Code = Code.INTERNAL) -> Any:
+    """A PredictRequest. Raises ServingError with `code` if the bytes are none."""
+    try:
+        return predict_pb2.PredictRequest.FromString(payload)
+    except Exception:  # protobuf's DecodeError, which differs between its implementations
+        raise ServingError(code, "The request is no tensorflow.serving.PredictRequest") from None
+
+
+def inputs(request: Any) -> dict[str, Array]:
+    """The tensors of a PredictRequest. Raises ServingError with the name of one that is malformed."""
+    tensors = request.inputs
+    return {name: proto_tensor.decode(tensors[name], name) for name in tensors}
+
+
+def response(spec: tuple[str, int, str], names: Sequence[str], outputs: Sequence[Array], as_content: bool) -> bytes:
+    """A serialized PredictResponse of model, version and signature; numbers as `tensor_content` or in the typed fields.
+
+    Numbers are copied as they stand in memory: what comes before them on the wire is the same for all replies of a
+    shape, and remembered.
+    """
+    parts = []
+    for name, array in zip(names, outputs, strict=True):
+        number, raw = proto_tensor.raw(array, as_content)
+        if raw is None:
+            message = predict_pb2.PredictResponse()
+            proto_tensor.encode(array, message.outputs[name], as_content)
+            parts.append(message.SerializeToString())
+        else:
+            parts.append(_before(name, number, array.shape, len(raw), as_content))
+            parts.append(raw)
+    parts.append(_model_spec(spec))
+    return b"".join(parts)
+
+
+@functools.lru_cache(1024)
+def _before(name: str, number: int, shape: tuple[int, ...], size: int, as_content: bool) -> bytes:
+    """The entry of a tensor in a PredictResponse's map of outputs, up to its last `size` bytes, the numbers."""
+    field = proto_tensor.field_before(number, shape, size, as_content)
+    key = name.encode()
+    entry = b"\x0a" + proto_tensor.varint(len(key)) + key + b"\x12" + proto_tensor.varint(len(field) + size) + field
+    return b"\x0a" + proto_tensor.varint(len(entry) + size) + entry
+
+
+@functools.lru_cache(1024)
+def _model_spec(spec: tuple[str, int, str]) -> bytes:
+    message = predict_pb2.PredictResponse()
+    message.model_spec.name, message.model_spec.version.value, message.model_spec.signature_name = spec
+    return bytes(message.SerializeToString())
+
+
+def reply(payload: bytes) -> Any:
+    """What `response` made, as a message again."""
+    return predict_pb2.PredictResponse.FromString(payload)
