@@ -12,6 +12,9 @@ from typing import Any
 #: On the model server's Unix socket, which only the owner can open: whom the Jupyter Server forwards for.
 GRANT_HEADER = "X-Tfserve-Grant"
 
+#: What it says there of a gRPC-Web call that it refused, whose HTTP status is 200: the HTTP status that it would be.
+REFUSED_HEADER = "X-Tfserve-Refused"
+
 
 @dataclass(frozen=True)
 class Grant:

@@ -21,8 +21,8 @@ from jupyter_events import EventLogger
 from jupyter_server._tz import utcnow
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
-from tornado import web
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
 from tornado.netutil import bind_unix_socket
 from traitlets import Bool, Float, Int, List, TraitError, Unicode, default
 
@@ -309,13 +309,12 @@ class TFServe(ExtensionApp):
         """Tell whoever audits; see `events/access.yaml`."""
         self._emit("access", data)
 
-    def audit_refusal(self, handler: web.RequestHandler, who: str) -> None:
+    def audit_refusal(self, request: HTTPServerRequest, status: int, who: str) -> None:
         """A caller was refused."""
-        request = handler.request
         self.audit(
             action="refused",
             who=who,
-            status=handler.get_status(),
+            status=status,
             method=request.method or "",
             path=request.path,
             remote=request.remote_ip or "",

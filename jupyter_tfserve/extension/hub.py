@@ -10,12 +10,14 @@ import os
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import quote
 
-import httpx
 from jupyter_server.auth.identity import IdentityProvider
 from tornado import web
+
+if TYPE_CHECKING:
+    import httpx
 
 #: The Hub's scope for predictions: its pattern is custom:jupyter_server:{action}:{resource}.
 SCOPE = "custom:jupyter_server:execute:jupyter_tfserve:inference"
@@ -140,6 +142,8 @@ class Hub:
         ]
 
     async def _ask(self, verb: str, what: str, body: Any, token: str) -> Any:
+        import httpx  # Jupyter's start does not wait for it
+
         kind, _, query = what.partition("?")
         url = f"{self._auth.api_url.rstrip('/')}/{kind}/{quote(self.owner, safe='')}/{quote(self.server, safe='')}"
         try:

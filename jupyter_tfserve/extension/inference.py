@@ -19,7 +19,7 @@ from jupyter_server.extension.handler import ExtensionHandlerMixin
 from tornado import iostream, web
 from tornado.http1connection import HTTP1Connection
 
-from ..grants import GRANT_HEADER
+from ..grants import GRANT_HEADER, REFUSED_HEADER
 from . import access, metrics
 from .forward import Exchange, Unreachable
 
@@ -60,6 +60,7 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
         self._refusal: tuple[int, str] | None = None
         self._client_gone = False
         self._caller: access.Caller | None = None
+        self._refused_as = 0  # the status of a refusal that is told inside an answer of status 200
         metrics.IN_FLIGHT.inc()
         self._counted = False
 
@@ -156,7 +157,9 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
         self.set_status(head.status, head.reason or None)
         self.clear_header("Content-Type")
         for name, value in head.headers:
-            if name.lower() not in _NOT_HANDED_BACK:
+            if name.lower() == REFUSED_HEADER.lower():
+                self._refused_as = int(value)
+            elif name.lower() not in _NOT_HANDED_BACK:
                 self.set_header(name, value)
         try:
             while part:
@@ -200,8 +203,9 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
         """The answer is out."""
         self._count(f"{self.get_status() // 100}xx")
         metrics.SECONDS.observe(self.request.request_time())
-        if self.get_status() in (401, 403, 429):
-            self.tfserve.audit_refusal(self, self._caller.name if self._caller else "")
+        status = self._refused_as or self.get_status()
+        if status in (401, 403, 429):
+            self.tfserve.audit_refusal(self.request, status, self._caller.name if self._caller else "")
 
     def _count(self, status: str) -> None:
         if not self._counted:

@@ -141,7 +141,7 @@ class ManagementHandler(ExtensionHandlerMixin, APIHandler):
         super().on_finish()
         name = self.current_user.username if self.current_user else ""
         if self.get_status() in (401, 403):
-            self.tfserve.audit_refusal(self, name)
+            self.tfserve.audit_refusal(self.request, self.get_status(), name)
         elif self.get_status() < 400 and self.request.method != "GET" and self.audited:
             self.tfserve.audit(
                 action="changed",

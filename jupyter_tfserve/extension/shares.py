@@ -158,11 +158,11 @@ class Shares:
         Raises OSError, ValueError and TypeError where the file cannot be read: then the Hub's users may call nothing.
         """
         with self._lock:
-            return self._refresh()
+            if self._used and time.monotonic() - self._noted > _NOTE_USE:
+                self.note_use()
+            return self._reread()
 
-    def _refresh(self) -> bool:
-        if self._used and time.monotonic() - self._noted > _NOTE_USE:
-            self.note_use()
+    def _reread(self) -> bool:
         with contextlib.suppress(FileNotFoundError):
             found = self._file.stat()
             stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
@@ -204,13 +204,13 @@ class Shares:
     def _change(self, change: Callable[[list[Record]], list[Record]]) -> None:
         with self._lock, self._store.locked():
             self._stamp = ()
-            self.refresh()
+            self._reread()
             limit = time.time() - _REMEMBER
             changed = change([self._with_use(record) for record in self._records.values()])
             kept = [r for r in changed if r.kind != "key" or r.expires is None or r.expires > limit]
             write_atomically(self._file, json.dumps([asdict(record) for record in kept], indent=1))
             self._stamp = ()
-            self.refresh()
+            self._reread()
         self._used = {}
         self._noted = time.monotonic()
 

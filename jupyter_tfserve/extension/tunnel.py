@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 _MOST_CALLS = 64
 
 
+#: The HTTP status of the codes that mean a refusal, for the audit events.
+_REFUSED = {PERMISSION_DENIED: 403, 8: 429, UNAUTHENTICATED: 401}
+
+
 class TunnelHandler(WebSocketMixin, ExtensionHandlerMixin, WebSocketHandler, JupyterHandler):
     """One tunnel. Browsers cannot open one: it wants a bearer in the header."""
 
@@ -51,7 +55,7 @@ class TunnelHandler(WebSocketMixin, ExtensionHandlerMixin, WebSocketHandler, Jup
             self._caller = await access.may_infer(self, self.tfserve)
         except access.Refused as refused:
             self.set_status(refused.status)
-            self.tfserve.audit_refusal(self, "")
+            self.tfserve.audit_refusal(self.request, refused.status, "")
             self.finish({"error": refused.message})
 
     @allow_unauthenticated  # `prepare` has asked who calls
@@ -91,6 +95,8 @@ class TunnelHandler(WebSocketMixin, ExtensionHandlerMixin, WebSocketHandler, Jup
         finally:
             metrics.IN_FLIGHT.dec()
         metrics.REQUESTS.labels("2xx" if code == 0 else "4xx" if code not in (2, 13, 14) else "5xx").inc()
+        if code in _REFUSED:
+            self.tfserve.audit_refusal(self.request, _REFUSED[code], self._caller.name)
         try:
             await self.write_message(Reply(call.number, code, body).pack(), binary=True)
         except WebSocketClosedError:

@@ -20,7 +20,7 @@ from . import lineage, render
 from .export import read_example
 from .outcomes import Address, ModelReport, Overview, Registered
 from .registering import Wish, register
-from .sharing import Shared, ShareReport, share
+from .sharing import Shared, ShareReport, forget_key, share
 from .values import request_body, results
 
 Progress = Callable[[str], None]
@@ -223,8 +223,9 @@ class Endpoint(ABC):
         return ShareReport(self.client.shares()["shares"])
 
     def unshare(self, share_id: str) -> None:
-        """Revoke a share."""
+        """Revoke a share, and remove the file of its key."""
         self.client.unshare(share_id)
+        forget_key(share_id)
 
     def address(self) -> Address:
         """Where models answer."""

@@ -170,6 +170,13 @@ def _keep(name: str, made: NewShare) -> str:
     return str(file)
 
 
+def forget_key(share_id: str) -> None:
+    """Remove a key's file; nothing happens where there is none, as on another machine."""
+    for file in (Path(jupyter_data_dir()) / "tfserve-keys").glob("*.key"):
+        if file.stem.endswith(f"-{share_id}"):
+            file.unlink(missing_ok=True)
+
+
 def _accept_url(made: NewShare, url: str) -> str:
     """Where the colleague goes first: to accept a link and then, or at once, to the page that makes tokens."""
     if made["share"]["kind"] == "key":

@@ -38,6 +38,9 @@ def test_events_and_secrets(start_jupyter: Start, models: Path, tmp_path: Path) 
     assert one.call("POST", f"/tfserve/v1/models/affine:predict?token={key}", body, bearer).status == 401
     assert one.call("GET", "/tfserve/api/state", headers=bearer).status in (401, 403)
     assert one.call("POST", "/tfserve" + PREDICT, b"", {}).status == 401
+    # The model of the message is none of the key's: an answer of status 200 that holds a refusal.
+    web = one.call("POST", "/tfserve" + PREDICT, b"\0" * 5, {**bearer, "Content-Type": "application/grpc-web+proto"})
+    assert web.status == 200 and b"grpc-status:7" in web.body and "x-tfserve-refused" not in web.headers
     assert one.call("GET", "/tfserve/grpc-tunnel", headers={}).status == 401
     assert one.call("PATCH", "/tfserve/api/models/affine/labels", {"stable": 1}).status == 200
     assert one.call("DELETE", f"/tfserve/api/shares/{other['share']['id']}").status == 204
@@ -57,6 +60,7 @@ def test_events_and_secrets(start_jupyter: Start, models: Path, tmp_path: Path) 
     assert (403, "/tfserve/v1/models/echo:predict", who) in refused
     assert (401, "/tfserve/v1/models/affine:predict", "") in refused
     assert (401, "/tfserve" + PREDICT, "") in refused
+    assert (403, "/tfserve" + PREDICT, who) in refused
     assert (401, "/tfserve/grpc-tunnel", "") in refused
     assert [path for _, path, _ in refused if path == "/tfserve/api/state"]
     changed = [(event["method"], event["path"]) for event in found if event["action"] == "changed"]

@@ -55,6 +55,7 @@ def test_a_key_is_kept_from_the_notebook(endpoint: JupyterEndpoint, server: Jupy
     assert json.loads(done.stdout) == {"predictions": [1.0]}, done
     endpoint.unshare(shared.share["id"])
     assert shared.share["id"] not in repr(endpoint.shares())
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("name", ["affine", "several"])

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from urllib.parse import quote
 
-from ...grants import Grant
+from ...grants import REFUSED_HEADER, Grant
 from ..errors import Code, ServingError, truncated
 from .admission import Admission
 from .http import Exchange, Response
@@ -73,9 +73,11 @@ class GrpcWeb:
         if message:
             trailers += f"grpc-message:{quote(message, safe=' !#$&()*+,/:;<=>?@[]^_`{|}~')}\r\n"
         body = (_frame(_DATA, reply) if code is Code.OK else b"") + _frame(_TRAILERS, trailers.encode())
+        refused = code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.RESOURCE_EXHAUSTED)
+        headers = ((REFUSED_HEADER, str(code.http)),) if grant is not None and refused else ()
         if is_text:
-            return Response(200, base64.b64encode(body), "application/grpc-web-text+proto")
-        return Response(200, body, "application/grpc-web+proto")
+            return Response(200, base64.b64encode(body), "application/grpc-web-text+proto", headers)
+        return Response(200, body, "application/grpc-web+proto", headers)
 
     def _call(self, request: Exchange, grant: Grant | None, is_text: bool, began: float) -> bytes:
         name = request.target.partition("?")[0].removeprefix(PREFIX)
