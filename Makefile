@@ -5,16 +5,20 @@ PORT ?= 8888
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 LAB_ARGS ?=
+FUZZ_SECONDS ?= 600
+CONFORMANCE ?= ../shared/conformance
+CONFORMANCE_ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
+FUZZ_INSTALLED := .venv/.installed-fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test hub faults lint format bench docs clean
+.PHONY: help setup demo lab test hub conformance faults fuzz lint format bench docs clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 setup: $(INSTALLED) ## create .venv and install into it (the other targets do it by themselves)
 
@@ -24,6 +28,10 @@ $(INSTALLED): pyproject.toml tools/setup $(wildcard jupyter_tfserve/etc/*/*.json
 
 $(DOCS_INSTALLED): $(INSTALLED)
 	@tools/setup '.[docs]'
+	@touch $@
+
+$(FUZZ_INSTALLED): $(INSTALLED)
+	@tools/setup '.[fuzz]'
 	@touch $@
 
 demo: $(INSTALLED) ## train, serve, predict over REST and gRPC, replace the version under load: the quickstart, executed
@@ -41,8 +49,15 @@ test: lint ## lint, then the whole suite (PYTEST_ARGS='-k store' for a part of i
 hub: $(INSTALLED) ## a real JupyterHub with two users: one shares, the other predicts, and reaches nothing else
 	@$(BIN)/python -m pytest tests/hub $(PYTEST_ARGS)
 
+conformance: $(INSTALLED) ## the wire conformance suite (CONFORMANCE=its folder), direct and through Jupyter
+	@$(BIN)/python tools/conformance.py $(CONFORMANCE) $(CONFORMANCE_ARGS)
+
 faults: $(INSTALLED) ## the long form of the fault tests: 200 registrations under load, about five minutes
 	@REGISTRATIONS=200 $(BIN)/python -m pytest -s tests/faults
+
+fuzz: $(FUZZ_INSTALLED) ## generated and hostile requests, then coverage-guided fuzzing (FUZZ_SECONDS=600 each)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -s tests/fuzz $(PYTEST_ARGS)
+	@$(BIN)/python tests/fuzz/coverage_guided.py $(FUZZ_SECONDS)
 
 lint: $(INSTALLED) ## ruff and mypy
 	@$(BIN)/ruff check

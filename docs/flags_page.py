@@ -20,7 +20,7 @@ HEAD = """\
 the two unchanged. A flag is written `--name=value` or `--name value`; a boolean one may stand alone.
 
 Two things differ on purpose. Without `--host` the ports are opened on 127.0.0.1 only. And an unknown flag ends the
-program with status 2, naming the closest one there is. Flags marked *not yet* are accepted, and have no effect so far.
+program with status 2, naming the closest one there is. [What else differs](tensorflow-serving.md).
 """
 
 
@@ -38,7 +38,7 @@ def page() -> str:
             written = BY_CORES.get(name) or (str(default).lower() if isinstance(default, bool) else str(default))
             meaning = re.sub(r" \(default: .*\)$", "", action.help or "")
             if name not in flags.WITHOUT_EFFECT and not re.search(rf"flags\.{name}\b", source):
-                meaning += " *(not yet)*"
+                raise RuntimeError(f"--{name} is read by nothing: act upon it, or list it in WITHOUT_EFFECT.")
             lines.append(f"| `{name}` | {f'`{written}`' if written else ''} | {meaning.removeprefix('no effect: ')} |")
         return "\n".join(lines)
 

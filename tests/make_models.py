@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ from typing import Any
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import flatbuffers
 import keras
 import numpy as np
 import tensorflow as tf
+from flatbuffers import flexbuffers
+from tensorflow.core.framework import types_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow.lite.python import schema_py_generated as schema
 
 tf1 = tf.compat.v1
 
@@ -112,6 +118,27 @@ def echo(folder: Path) -> None:
     )
 
 
+def examples(folder: Path) -> None:
+    """Classify, regress and `number`, which reads strings as numbers; the examples' feature `a` defaults to 0."""
+
+    def parsed(inputs: tf.Tensor) -> tf.Tensor:
+        return tf.io.parse_example(inputs, {"a": tf.io.FixedLenFeature([], tf.float32, 0.0)})["a"]
+
+    def classify(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        scores = tf.stack([parsed(inputs), -parsed(inputs)], 1)
+        return {"scores": scores, "classes": tf.where(scores > 0, "up", "down")}
+
+    serialized = [spec([None], tf.string, "inputs")]
+    save(
+        folder,
+        {
+            "serving_default": (classify, serialized),
+            "regress": (lambda inputs: {"outputs": parsed(inputs)}, serialized),
+            "number": (lambda x: {"y": tf.strings.to_number(x)}, [spec([None], tf.string, "x")]),
+        },
+    )
+
+
 def until_there(path: tf.Tensor, name: str) -> tf.Tensor:
     """An op that ends, with the number of looks, once a file is there."""
     end = tf.timestamp() + GIVE_UP
@@ -146,6 +173,67 @@ def slow_to_load(folder: Path, gate: Path) -> None:
         builder.save()
 
 
+def chain(folder: Path) -> None:
+    """y = x through several layers of 64 x 64, each of them zero: enough work for TensorFlow to rewrite it."""
+    weights = tf.Variable(np.zeros((64, 64), np.float32))
+
+    def run(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        for _ in range(6):
+            x = tf.nn.relu(tf.matmul(tf.tanh(x * 1.5 + 0.5), weights))
+        return {"y": x}
+
+    save(folder, {"serving_default": (run, [spec([None, 64], tf.float32, "x")])}, weights=weights)
+
+
+def lite(folder: Path, for_serving: Path) -> None:
+    """saved_model.pb: y = x + 1; model.tflite beside it: y = 2x, and two more signatures. `for_serving` holds the first
+    of them alone, in the form that TensorFlow Serving reads.
+    """
+    affine(folder, 1.0)
+    keys = ["serving_default", "both", "text"]
+    with tempfile.TemporaryDirectory() as source:
+        save(
+            Path(source),
+            {
+                "serving_default": (lambda x: {"y": 2.0 * x}, [spec([None, 3], tf.float32, "x")]),
+                "both": (
+                    lambda a, b: {"sum": a + b, "difference": a - b},
+                    [spec([None], tf.int32, "a"), spec([None], tf.int32, "b")],
+                ),
+                "text": (lambda s: {"t_bytes": s}, [spec([None], tf.string, "s")]),
+            },
+        )
+        converted = tf.lite.TFLiteConverter.from_saved_model(source, signature_keys=keys).convert()
+        one = tf.lite.TFLiteConverter.from_saved_model(source, signature_keys=keys[:1]).convert()
+    (folder / "model.tflite").write_bytes(converted)
+    signature = meta_graph_pb2.SignatureDef(method_name="tensorflow/serving/predict")
+    interpreter = tf.lite.Interpreter(model_content=one)
+    for tensors, key, [detail] in (
+        (signature.inputs, "in", interpreter.get_input_details()),
+        (signature.outputs, "out", interpreter.get_output_details()),
+    ):
+        tensors[key].name, tensors[key].dtype = detail["name"], types_pb2.DT_FLOAT
+        for size in (-1, 3):
+            tensors[key].tensor_shape.dim.add(size=size)
+    written = flexbuffers.Builder()
+    with written.Map():
+        written.Key("served")
+        # A string that holds any bytes: C++ writes such, and Python's own method does not.
+        written._WriteBlob(signature.SerializeToString(), append_zero=True, type_=flexbuffers.Type.STRING)
+    model = schema.ModelT.InitFromPackedBuf(one, 0)
+    model.signatureDefs = None
+    buffer = schema.BufferT()
+    buffer.data = list(written.Finish())
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = "signature_defs_metadata", len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    for_serving.mkdir(parents=True)
+    (for_serving / "model.tflite").write_bytes(bytes(builder.Output()))
+
+
 def main(root: Path) -> None:
     """All of them."""
     for offset in (1, 2, 3):
@@ -154,7 +242,10 @@ def main(root: Path) -> None:
     tf1_model(root / "tf1" / "1")
     several(root / "several" / "1")
     echo(root / "echo" / "1")
+    examples(root / "examples" / "1")
     gated(root / "gated" / "1")
+    chain(root / "chain" / "1")
+    lite(root / "lite" / "1", root / "lite_serving" / "1")
     slow_to_load(root / "slow_to_load" / "1", root / "slow_to_load" / "gate")
     model = keras_model()
     model.export(str(root / "keras_export" / "1"), verbose=False)

@@ -21,6 +21,7 @@ from jupyter_events import EventLogger
 from jupyter_server._tz import utcnow
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
+from prometheus_client import REGISTRY
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.netutil import bind_unix_socket
@@ -194,6 +195,7 @@ class TFServe(ExtensionApp):
         self.management_forwarder = Forwarder(self.supervisor.socket)
         self.broadcast = Broadcast()
         self.follower = Follower(self.management_forwarder, self._on_model_server)
+        self._collector = metrics.ModelServerCollector(self.supervisor.socket, lambda: self.supervisor.running)
         self.uploads = Uploads(self.models, self.max_upload_size, self.allowed_ops)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._following: asyncio.Task[None] | None = None
@@ -209,12 +211,13 @@ class TFServe(ExtensionApp):
         self.handlers.append((r"/tfserve/api/shares", SharesHandler))
         self.handlers.append((r"/tfserve/api/shares/([0-9a-z]+)", ShareHandler))
         self.handlers.append((r"/tfserve/grpc-tunnel", TunnelHandler))
-        self.handlers.append((r"/tfserve(/(?:v1|grpc-web)(?:/.*)?)", InferenceHandler))
+        self.handlers.append((r"/tfserve(/(?:(?i:v1)|grpc-web)(?:/.*)?)", InferenceHandler))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """The event loop runs: tell the kernels where we are, and serve again what was served."""
         self._loop = asyncio.get_running_loop()
         self.follower.start()
+        REGISTRY.register(self._collector)
         self.tell_grants()
         self._following = asyncio.create_task(self._follow_shares(), name="tfserve-shares")
         if self.server.client_ca:
@@ -240,6 +243,8 @@ class TFServe(ExtensionApp):
         if os.environ.get(ENDPOINT) == str(self._endpoint):
             del os.environ[ENDPOINT]
         self._endpoint.unlink(missing_ok=True)
+        with contextlib.suppress(KeyError):  # Jupyter Server did not come as far as to start us
+            REGISTRY.unregister(self._collector)
         self.broadcast.close()
         if self._for_kernels is not None:
             self._for_kernels.stop()

@@ -334,6 +334,30 @@ class LogsHandler(ManagementHandler):
         self.finish(tail, set_content_type="text/plain; charset=utf-8")
 
 
+class MetricsHandler(ManagementHandler):
+    """The model server's metrics page, at TF Serving's path. It names every model that was ever asked for: whoever may
+    only predict does not see it.
+    """
+
+    @web.authenticated
+    @authorized("read", AUTH_RESOURCE)
+    async def get(self) -> None:
+        """The page; a scraper does not count as activity."""
+        await self.hand_on()
+
+    @web.authenticated
+    @authorized("read", AUTH_RESOURCE)
+    async def head(self) -> None:
+        """Its head."""
+        await self.hand_on()
+
+    @web.authenticated
+    @authorized("read", AUTH_RESOURCE)
+    async def post(self) -> None:
+        """The page as well: TF Serving looks at no method there."""
+        await self.hand_on(b"")
+
+
 class UploadsHandler(ManagementHandler):
     """Begins uploads."""
 
@@ -388,4 +412,5 @@ default_handlers: list[tuple[str, type[ManagementHandler]]] = [
     (r"/tfserve/api/logs", LogsHandler),
     (r"/tfserve/api/uploads", UploadsHandler),
     (r"/tfserve/api/uploads/([0-9a-z]+)", UploadHandler),
+    (r"/tfserve/monitoring/prometheus/metrics", MetricsHandler),
 ]

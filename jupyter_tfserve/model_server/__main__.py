@@ -15,6 +15,8 @@ def main() -> None:
     if flags.owner_fd >= 0:
         end_with_owner(flags.owner_fd)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if flags.xla_cpu_compilation_enabled:  # TensorFlow reads it when it is imported
+        os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} --tf_xla_cpu_global_jit".strip()
     from .app import run
 
     status = run(flags)

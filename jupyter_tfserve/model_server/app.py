@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import tensorflow as tf
@@ -29,6 +30,7 @@ from .codecs.json_numbers import quiet_numpy
 from .config import Config, ConfigStore, batching_parameters
 from .core.batching import Batcher, Batching
 from .core.manager import RetryPolicy, Version
+from .core.servable import Servable
 from .core.server_core import CoreOptions, ServerCore
 from .errors import ServingError
 from .flags import Flags, cpus
@@ -38,9 +40,10 @@ from .frontends.grpc_web import PREFIX as GRPC_WEB
 from .frontends.grpc_web import GrpcWeb
 from .frontends.http import Exchange, Handler, HttpServer
 from .frontends.management import EventBus, ManagementApi, model_event, version_event
+from .frontends.profiler import ProfilerService
 from .frontends.rest import HEALTH_PATHS, RestApi, RestOptions
 from .frontends.services import Services, not_available
-from .platforms import saved_model
+from .platforms import lite, saved_model
 from .platforms.session_config import session_config
 from .platforms.warmup import warm_up
 from .request_log import RequestLogs
@@ -91,6 +94,7 @@ class _Program:
         self._flags = flags
         self._notices: list[str] = []
         self._ready = False
+        self._refused = ""  # why the polled config file was refused at the last poll
         self._stopping = asyncio.Event()
 
     async def run(self) -> int:
@@ -134,7 +138,8 @@ class _Program:
             flags.enable_serialization_as_tensor_content,
             flags.enable_signature_method_name_check,
             self._logs,
-            self._configs.set_memory,
+            self._configs.apply,
+            ProfilerService() if flags.enable_profiler else None,
         )
         self._grpc_web = GrpcWeb(services.methods(), self._admission, rest_pool)
         self._grpc = GrpcServer(
@@ -192,24 +197,35 @@ class _Program:
 
     def _load(self, name: str, number: int, path: Path, options: saved_model.SavedModelOptions) -> Batcher:
         """Load and warm up a version; in one of the manager's threads."""
-        servable = saved_model.load(path, options)
+        flags = self._flags
+        servable: Servable
+        if flags.prefer_tflite_model and lite.found(path):
+            servable = lite.load(path, flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool)
+        else:
+            servable = saved_model.load(path, options)
         try:
             batcher = Batcher(servable, self._batching(path), name, number)
-            if self._flags.enable_model_warmup:
-                warm_up(batcher, path, self._flags.num_request_iterations_for_warmup)
+            if flags.enable_model_warmup:
+                warm_up(batcher, path, flags.num_request_iterations_for_warmup)
         except BaseException:
             servable.close()
             raise
         return batcher
 
     def _batching(self, path: Path) -> Batching:
-        """How a version's requests are run: merged as its own file says, or as the server's."""
-        parameters = self._batching_parameters
-        if self._flags.enable_per_model_batching_parameters and (path / BATCHING_FILE).exists():
-            parameters = batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE))
-        elif not self._flags.enable_batching:
-            return Batching("off", parameters)
-        return Batching("on", parameters)
+        """How a version's requests are run. With --enable_per_model_batching_parameters only those of a version with
+        its own file are merged (`GetPerModelBatchingParams`).
+        """
+        flags = self._flags
+        batching = Batching("off", self._batching_parameters, max(flags.rest_api_num_threads, flags.grpc_max_threads))
+        if not flags.enable_batching:
+            return batching
+        if not flags.enable_per_model_batching_parameters:
+            return replace(batching, mode="on")
+        if not (path / BATCHING_FILE).exists():
+            return batching
+        read = batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE))
+        return replace(batching, mode="on", parameters=read)
 
     def _metrics_path(self) -> str:
         """Where the metrics page is: as the monitoring config says; in a store always."""
@@ -435,12 +451,14 @@ class _Program:
             await asyncio.sleep(1)
 
     def _read_config_again(self) -> None:
+        refused = ""
         try:
-            config = model_config.read(Path(self._flags.model_config_file))
-            self._core.reload(model_config.to_models(config))
-            self._configs.set_memory(config)
+            self._configs.apply(model_config.read(Path(self._flags.model_config_file)))
         except ServingError as error:
-            log.error("%s is refused, what was served goes on: %s", self._flags.model_config_file, error)
+            refused = str(error)
+            if refused != self._refused:  # once, not at each poll
+                log.error("%s is refused, what was served goes on: %s", self._flags.model_config_file, error)
+        self._refused = refused
 
     async def _drain(
         self, servers: list[tuple[HttpServer, asyncio.AbstractServer]], sweeps: list[asyncio.Task[None]]

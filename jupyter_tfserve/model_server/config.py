@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,6 +35,8 @@ def parse(text: str) -> Config:
         return text_format.Parse(text, Config())
     except text_format.ParseError as error:
         raise invalid(f"Error parsing text-format tensorflow.serving.ModelServerConfig: {error}") from None
+    except RecursionError:
+        raise invalid("Error parsing text-format tensorflow.serving.ModelServerConfig: nested too deeply") from None
 
 
 def read(path: Path) -> Config:
@@ -139,6 +142,7 @@ class ConfigStore:
         self._core = core
         self._store = store
         self._memory = Config()
+        self._changing = threading.Lock()
 
     def load(self) -> dict[str, str]:
         """Serve what the store says, at the start; returns the errors by model."""
@@ -235,11 +239,11 @@ class ConfigStore:
     def replace(self, text: str) -> None:
         """Serve what a whole ModelServerConfig says."""
         config = parse(text)
+        self._change(lambda current: current.CopyFrom(config))
 
-        def change(current: Config) -> None:
-            current.CopyFrom(config)
-
-        self._change(change)
+    def apply(self, config: Config) -> None:
+        """The same as HandleReloadConfigRequest and the polled file ask for it: with TF Serving's rules for labels."""
+        self._change(lambda current: current.CopyFrom(config), labels_wait=False)
 
     def prune(self, name: str) -> None:
         """Delete the version folders that are past what the store is to keep: never one that is loaded, labelled or
@@ -257,18 +261,19 @@ class ConfigStore:
             if number not in busy and number not in config.labels.values():
                 self._store.remove_version(found[number])
 
-    def _change(self, change: Callable[[Config], None]) -> None:
+    def _change(self, change: Callable[[Config], None], labels_wait: bool = True) -> None:
         if self._store is None:
-            config = Config()
-            config.CopyFrom(self._memory)
-            change(config)
-            self._core.reload(to_models(config), labels_wait=True)
-            self._memory = config
+            with self._changing:
+                config = Config()
+                config.CopyFrom(self._memory)
+                change(config)
+                self._core.reload(to_models(config), labels_wait)
+                self._memory = config
             return
         with self._store.locked():
             config = self._read()
             change(config)
-            models = self._core.check(to_models(config), labels_wait=True)
+            models = self._core.check(to_models(config), labels_wait)
             try:
                 write_atomically(self._store.config, text_format.MessageToString(config))
             except OSError as error:

@@ -1,6 +1,6 @@
-"""TF Serving's config messages that the `tensorflow-serving-api` package lacks, declared with the same names, numbers
-and types (`util/../config/*.proto`), so that the same text files are read. No compiled .proto: three messages do not
-need protoc.
+"""Messages that the `tensorflow-serving-api` and `tensorflow` packages lack, declared with the same names, numbers and
+types: TF Serving's config files (`config/*.proto`), and what the profiler's service is asked (TSL's
+`profiler_service.proto`, of which only the fields that are used here). No compiled .proto: so few do not need protoc.
 """
 
 from __future__ import annotations
@@ -37,6 +37,15 @@ _MESSAGES: dict[str, list[tuple[int, str, int | str]]] = {
         (8, "enable_large_batch_splitting", _BOOL),
         (9, "max_execution_batch_size", _INT64),
     ],
+    "ProfileRequest": [
+        (1, "duration_ms", _Field.TYPE_UINT64),
+        (4, "opts", _Field.TYPE_BYTES),  # a ProfileOptions, which TensorFlow has
+        (5, "repository_root", _Field.TYPE_STRING),
+        (6, "session_id", _Field.TYPE_STRING),
+        (7, "host_name", _Field.TYPE_STRING),
+    ],
+    "ProfileResponse": [(7, "empty_trace", _Field.TYPE_BOOL)],
+    "TerminateRequest": [(1, "session_id", _Field.TYPE_STRING)],
 }
 _REPEATED = {"allowed_batch_sizes"}
 
@@ -83,3 +92,18 @@ def read(name: str, path: Path) -> Any:
         return parse(name, path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ServingError(Code.NOT_FOUND, f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise invalid(f"{path} is no text: {error}") from None
+
+
+def from_bytes(name: str, payload: bytes) -> Any:
+    """A message from the wire; raises ServingError."""
+    try:
+        return _CLASSES[name].FromString(payload)
+    except Exception:  # protobuf's DecodeError, which differs between its implementations
+        raise ServingError(Code.INTERNAL, f"The request is no {name}") from None
+
+
+def to_bytes(name: str, **fields: Any) -> bytes:
+    """A message for the wire."""
+    return bytes(_CLASSES[name](**fields).SerializeToString())

@@ -66,6 +66,11 @@ class ServingError(Exception):
         self.message = message
         self.remedy = remedy
 
+    @property
+    def text(self) -> str:
+        """The message and its remedy, as callers of the inference APIs read them."""
+        return f"{self.message} {self.remedy}" if self.remedy else self.message
+
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
 
@@ -76,7 +81,8 @@ def invalid(message: str, remedy: str = "") -> ServingError:
 
 
 def truncated(message: str) -> str:
-    """The message as a gRPC status carries it."""
-    if len(message) <= MAX_MESSAGE:
-        return message
-    return message[:MAX_MESSAGE] + TRUNCATED
+    """The message as a gRPC status carries it: so many bytes of UTF-8."""
+    said = message.encode("utf-8", "replace")
+    if len(said) <= MAX_MESSAGE:
+        return said.decode()
+    return said[:MAX_MESSAGE].decode("utf-8", "ignore") + TRUNCATED

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .core.batching import Batcher
-from .core.servable import DEFAULT_SIGNATURE, Array, Signature
+from .core.servable import DEFAULT_SIGNATURE, Array, Signature, TensorInfo
 from .errors import Code, ServingError, invalid
 
 
@@ -44,6 +44,26 @@ def filtered(called: Signature, output_filter: Sequence[str]) -> tuple[str, ...]
     return tuple(output_filter)
 
 
+def explained(error: ServingError, called: Signature, fed: Sequence[Array]) -> ServingError:
+    """An error of the graph, which knows nothing of the signature's inputs, with those named that do not fit."""
+    if error.code is not Code.INVALID_ARGUMENT:
+        return error
+    misfits = [
+        f"{takes(name, info)[:-1]}; {info.dtype}{shape_text(array.shape)} came."
+        for (name, info), array in zip(called.inputs.items(), fed, strict=True)
+        if not _fits(array.shape, info.shape)
+    ]
+    if not misfits:
+        return error
+    return ServingError(error.code, error.message, " ".join(filter(None, [error.remedy, *misfits])))
+
+
+def _fits(shape: tuple[int, ...], declared: tuple[int, ...] | None) -> bool:
+    return declared is None or (
+        len(shape) == len(declared) and all(b in (-1, a) for a, b in zip(shape, declared, strict=True))
+    )
+
+
 def complete(called: Signature, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
     """The inputs with defaults filled in; their names and types checked."""
     if inputs.keys() != called.inputs.keys():
@@ -61,7 +81,7 @@ def complete(called: Signature, inputs: Mapping[str, Array]) -> Mapping[str, Arr
         if inputs[name].dtype != info.numpy:
             raise invalid(
                 f"Expects arg[{place}] to be {info.dtype} but {dtype_name(inputs[name].dtype)} is provided",
-                f"Input {name!r} takes {info.dtype}{shape_text(info.shape)}.",
+                takes(name, info),
             )
     return inputs
 
@@ -147,6 +167,7 @@ def _run_examples(
         raise invalid("Input is empty.")
     batch = np.empty(len(examples), object)
     batch[:] = examples
+    # The declared dtype is not looked at: TF Serving does not, and there are models that declare a wrong one.
     return dict(zip(outputs, servable.run(called, {"inputs": batch}, outputs, timeout_ms, api), strict=True))
 
 
@@ -168,6 +189,11 @@ _NAMES = {
 def dtype_name(dtype: np.dtype[np.generic]) -> str:
     """TensorFlow's name of a dtype (`DataTypeString`)."""
     return _NAMES.get(dtype, dtype.name)
+
+
+def takes(name: str, info: TensorInfo) -> str:
+    """A sentence for whoever sent something else."""
+    return f"Input {name!r} takes {info.dtype}{shape_text(info.shape)}."
 
 
 def shape_text(shape: tuple[int, ...] | None) -> str:

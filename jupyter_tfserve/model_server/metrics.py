@@ -43,6 +43,10 @@ class _Metric:
         """The samples as Prometheus reads them."""
         raise NotImplementedError
 
+    def total(self) -> int:
+        """What was counted, over all labels."""
+        raise NotImplementedError
+
     def _text(self, labels: Labels, suffix: str = "", more: str = "") -> str:
         pairs = [f'{key}="{_escape(value)}"' for key, value in zip(self.labels, labels, strict=True)]
         inside = ",".join([*pairs, more] if more else pairs)
@@ -88,7 +92,7 @@ class Counter(_Metric):
         self.child(*labels).add(by)
 
     def total(self) -> int:
-        """The sum over all labels."""
+        """The sum of the values."""
         with self._lock:
             return int(sum(child.value for child in self._children.values()))
 
@@ -159,6 +163,12 @@ class Histogram(_Metric):
     def observe(self, value: float, *labels: str) -> None:
         """Count one value."""
         self.child(*labels).observe(value)
+
+    def total(self) -> int:
+        """How many values were counted."""
+        with self._lock:
+            children = list(self._children.values())
+        return sum(sum(child.counts()[0]) for child in children)
 
     def lines(self) -> list[str]:
         """Buckets, sum and count for each combination of labels that has counted anything."""
@@ -235,6 +245,14 @@ def page(in_flight: Sequence[tuple[str, int, int]] = ()) -> str:
             for name, number, count in in_flight
         ]
     return "\n".join(lines) + "\n"
+
+
+def totals(names: Sequence[str]) -> dict[str, int]:
+    """What each metric has counted so far, 0 for an unknown one. Names are those of the page, or have TF Serving's
+    slashes for its colons.
+    """
+    known = {metric.name: metric for metric in ALL}
+    return {name: known[key].total() if (key := name.replace("/", ":")) in known else 0 for name in names}
 
 
 def count_examples(model: str, count: int) -> None:

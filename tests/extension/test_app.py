@@ -33,6 +33,9 @@ def predict(jupyter: JupyterServer) -> Answer:
     return jupyter.call("POST", PREDICT, {"instances": [1.0]})
 
 
+METRICS = "/tfserve/monitoring/prometheus/metrics"
+
+
 def test_importing_it_is_cheap() -> None:
     """What Jupyter's start gains: no TensorFlow, no client, and less than 100 ms."""
     code = """
@@ -343,6 +346,7 @@ def test_without_a_token_kernels_show_the_key_and_the_authorizer_decides(start_j
     ]:
         answer = jupyter.call(verb, path, {}, headers)
         assert answer.status == 403, answer
+    assert jupyter.call("GET", METRICS, headers=headers).status == 409  # may be read; the model server is stopped
     asked = {tuple(json.loads(line)[1:]) for line in record.read_text().splitlines()}
     assert asked == {
         ("zoe", "read", "jupyter_tfserve"),
@@ -350,6 +354,23 @@ def test_without_a_token_kernels_show_the_key_and_the_authorizer_decides(start_j
         ("zoe", "execute", "jupyter_tfserve"),
         ("zoe", "execute", "jupyter_tfserve:inference"),
     }
+
+
+def test_who_may_only_predict_sees_no_metrics(start_jupyter: Start, models: Path, tmp_path: Path) -> None:
+    config = tmp_path / "home" / "config" / "jupyter_server_config.py"
+    config.parent.mkdir(parents=True)
+    config.write_text(AUTHORIZER.format(record=str(tmp_path / "record"), allowed=["execute"]))
+    store = tmp_path / "home" / "store"
+    store.mkdir()
+    (store / "models.config").write_text(
+        "model_config_list { config { "
+        f'name: "affine" base_path: "{models / "affine"}" model_platform: "tensorflow" }} }}'
+    )
+    jupyter = start_jupyter(token="")
+    headers = {"Authorization": f"token {jupyter.owner_key}"}
+    wait_for("a prediction", lambda: jupyter.call("POST", PREDICT, {"instances": [1.0]}, headers).status == 200)
+    for verb in ("GET", "HEAD", "POST"):
+        assert jupyter.call(verb, METRICS, headers=headers).status == 403
 
 
 def test_kernels_know_the_way(start_jupyter: Start, tmp_path: Path) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from helpers import PATIENCE, publish, wait_for
+from helpers import PATIENCE, Answer, Tfserve, call, publish, wait_for
 from jupyter_process import HEADERS, JupyterServer, open_files, read_events
 
 from jupyter_tfserve.api import UploadFile, UploadRequest
 from jupyter_tfserve.client import Client, TFServeError
+from jupyter_tfserve.model_server import config
 
 #: Every operation there is.
 OPERATIONS = [
@@ -35,6 +37,8 @@ OPERATIONS = [
     ("PUT", "/api/uploads/0?path=x&offset=0", b""),
     ("POST", "/api/uploads/0", None),
     ("DELETE", "/api/uploads/0", None),
+    ("GET", "/monitoring/prometheus/metrics", None),
+    ("POST", "/monitoring/prometheus/metrics", None),
 ]
 
 
@@ -198,13 +202,75 @@ def test_events(jupyter: JupyterServer, models: Path, client: Client) -> None:
     assert "Traceback" not in jupyter.said()
 
 
+CONFIG = """
+model_config_list {{
+  config {{
+    name: "m"
+    base_path: "{base}"
+    model_platform: "tensorflow"
+    model_version_policy {{ specific {{ versions: [1, 2, 3] }} }}
+    version_labels {{ key: "stable" value: 1 }}
+    version_labels {{ key: "canary" value: 3 }}
+    logging_config {{
+      log_collector_config {{ type: "any" filename_prefix: "{logs}" }}
+      sampling_config {{ sampling_rate: 0.25 }}
+    }}
+  }}
+  config: < name: 'Ä "b"', base_path: "{base}"; model_type: TENSORFLOW >  # as old files have it
+}}
+"""
+
+
+def test_a_models_config_moves_both_ways(
+    start: Callable[..., Tfserve], start_jupyter: Callable[..., JupyterServer], models: Path, tmp_path: Path
+) -> None:
+    """Between `tfserve` by hand and the store, labels and all."""
+    text = CONFIG.format(base=models / "affine", logs=tmp_path / "log")
+    file = tmp_path / "models.config"
+    file.write_text(text)
+    # As tensorflow_model_server would be started on it; labels at the start are applied once their version is loaded.
+    one = start(f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=1").wait_until_ready()
+    jupyter = start_jupyter()
+    answer = jupyter.call("PUT", "/tfserve/api/config", text.encode())
+    assert answer.status == 200, answer
+
+    def labels(call: Callable[..., Answer], prefix: str = "") -> list[Any]:
+        paths = [f"{prefix}/v1/models/m/labels/{label}:predict" for label in ("stable", "canary")]
+        answers = [call("POST", path, {"instances": [0.0]}) for path in paths]
+        return [answer.json["predictions"][0] if answer.status == 200 else answer.status for answer in answers]
+
+    for ask, prefix in ((one.call, ""), (jupyter.call, "/tfserve")):
+        wait_for("the labels to answer", lambda ask=ask, prefix=prefix: labels(ask, prefix) == [1.0, 3.0])
+    back = jupyter.call("GET", "/tfserve/api/config").body.decode()
+    assert config.parse(back) == config.parse(text)
+    assert (jupyter.store / "models.config").read_text() == back
+
+    client = jupyter.client()
+    client.set_labels("m", {"stable": 2, "canary": None})
+    client.close()
+    file.write_bytes(jupyter.call("GET", "/tfserve/api/config").body)
+    wait_for("the labels to move", lambda: labels(one.call) == [2.0, 400])
+
+
+def test_the_metrics_page(jupyter: JupyterServer) -> None:
+    jupyter.call("POST", "/tfserve/v1/models/affine:predict", {"instances": [1]})
+    path = "/monitoring/prometheus/metrics"
+    answer = jupyter.call("GET", "/tfserve" + path)
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/plain")
+    counted = re.search(rb':request_count\{model_name="affine",status="OK"\} (\d+)', answer.body)
+    assert counted is not None and int(counted[1]) >= 1
+    assert call(jupyter.rest_port, "GET", path, headers=HEADERS).status == 200
+    for verb, target, status in (("HEAD", path, 200), ("POST", path, 200), ("GET", path + "?x=1", 400)):
+        assert jupyter.call(verb, "/tfserve" + target).status == status
+
+
 def test_polling_is_no_activity_but_a_prediction_is(jupyter: JupyterServer) -> None:
     def last_activity() -> str:
         # this request itself counts only once it is answered
         return str(json.loads(jupyter.call("GET", "/api/status?no_track_activity=1").body)["last_activity"])
 
     before = last_activity()
-    for path in ("/api/state", "/api/models/affine", "/api/logs"):
+    for path in ("/api/state", "/api/models/affine", "/api/logs", "/monitoring/prometheus/metrics"):
         jupyter.call("GET", "/tfserve" + path)
     assert last_activity() == before
     jupyter.call("POST", "/tfserve/v1/models/affine:predict", {"instances": [1]})

@@ -79,6 +79,10 @@ def test_to_models() -> None:
     [
         ("model_config_list { config { nam: 'x' } }", "nam"),
         ("model_config_list {", "Error parsing text-format"),
+        (
+            "custom_model_config { [type.googleapis.com/tensorflow.serving.ModelServerConfig] { " * 300 + "}}" * 300,
+            "nested too deeply",
+        ),
         ("custom_model_config {}", "custom_model_config is not supported"),
         ("model_config_list { config { name: 'a' base_path: '/a' } }", "Illegal setting neither"),
         (

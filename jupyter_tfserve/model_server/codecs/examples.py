@@ -59,7 +59,11 @@ def _fill(example: example_pb2.Example, value: Json) -> None:
     for name, content in value.items():
         values = content if isinstance(content, list) else [content]
         if values:  # an empty list leaves the feature out
-            example.features.feature[name].CopyFrom(_feature(name, values))
+            feature = _feature(name, values)
+            try:
+                example.features.feature[name].CopyFrom(feature)
+            except UnicodeEncodeError:
+                raise invalid(f"The name of feature {name!r} is not UTF-8") from None
 
 
 def _feature(name: str, values: list[Json]) -> feature_pb2.Feature:
@@ -98,5 +102,7 @@ def _value(name: str, value: Json) -> tuple[str, Any]:
         try:
             return "bytes", from_b64(value)
         except ValueError:
-            raise invalid(f"Unable to base64 decode feature: {name}") from None
+            raise invalid(
+                f"Unable to base64 decode feature: {name}", 'Bytes are written as {"b64": "..."}, in base64.'
+            ) from None
     raise invalid(f"Feature: {name} has element with unexpected JSON type: {kind(value)}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import simdjson
 
-from ..core.servable import Array, Signature
+from ..core.servable import MAX_DIMENSIONS, Array, Signature
 
 #: Bodies up to so many bytes are read by a parser that the thread keeps, with the memory that it needed.
 _KEPT_PARSER = 4 * 1024 * 1024
@@ -126,7 +126,7 @@ def _shape(value: Any, size: int, body: bytes) -> tuple[int, ...] | None:
         product *= shape[-1]
         value = inner
         shape += (len(value),)
-        if len(shape) > 64:  # as many dimensions as numpy has
+        if len(shape) > MAX_DIMENSIONS:
             return None
     if product * shape[-1] != size or not size:
         return None

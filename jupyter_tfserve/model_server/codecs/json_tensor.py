@@ -14,18 +14,15 @@ import numpy as np
 import orjson
 import simdjson
 
-from ..core.servable import Array, Signature, TensorInfo
+from ..core.servable import MAX_DIMENSIONS, Array, Signature, TensorInfo
 from ..errors import Code, ServingError, invalid
-from ..inference import shape_text
+from ..inference import takes
 from . import json_numbers, json_text
 from .json_numbers import Numbers
 from .json_values import from_b64, is_b64, kind
 
 #: How much of a value an error quotes.
 _QUOTED = 256
-
-#: TensorFlow's limit (`TensorShape::MaxDimensions`).
-_MAX_DIMENSIONS = 254
 
 #: Keys of an object up to which looking each of them up costs less than reading the body with our own parser.
 _LOOKED_UP = 64
@@ -48,11 +45,13 @@ def parse(body: bytes, last_inside: bool = False) -> dict[str, Json]:
         nested = body.count(b"{") > 1
         try:
             return _first(document, nested, last_inside)
-        except _ManyKeys:
+        except (_NotByKey, RecursionError):  # simdjson takes 1024 levels, Python's stack fewer; the other all there are
             document = json_text.loads(body, last_inside)
     if isinstance(document, dict):
         return document
-    raise invalid("JSON Value: " + _quote(_plain(document, True)) + " Is not object")
+    if isinstance(document, simdjson.Array):
+        document = json_text.loads(body)  # to be quoted, whatever is in it
+    raise invalid("JSON Value: " + _quote(document) + " Is not object")
 
 
 def _plain(value: Any, nested: bool, last: bool = False) -> Json:
@@ -66,8 +65,8 @@ def _plain(value: Any, nested: bool, last: bool = False) -> Json:
     return value
 
 
-class _ManyKeys(Exception):
-    """An object in which simdjson would look for each key too long."""
+class _NotByKey(Exception):
+    """An object in which simdjson would look for each key too long, or for the wrong one: to it a key ends at NUL."""
 
 
 def _first(found: Any, nested: bool, last_inside: bool) -> dict[str, Json]:
@@ -75,15 +74,19 @@ def _first(found: Any, nested: bool, last_inside: bool) -> dict[str, Json]:
     Everything else it offers lets the last one count, in the objects inside as well.
     """
     keys = dict.fromkeys(found.keys())
-    if len(keys) > _LOOKED_UP:
-        raise _ManyKeys
+    if len(keys) > _LOOKED_UP or "\0" in "".join(keys):
+        raise _NotByKey
     return {key: _plain(found[key], nested, last_inside) for key in keys}
 
 
 def _quote(value: Json) -> str:
     """A value in an error's text, cut short. It may be nested deeply, so that only its beginning is written."""
     if isinstance(value, (list, dict)):
-        text = str(value) if len(value) < 8 and not any(isinstance(item, (list, dict)) for item in value) else ""
+        text = (
+            json.dumps(value, separators=(",", ":"))
+            if len(value) < 8 and not any(isinstance(item, (list, dict)) for item in value)
+            else ""
+        )
         return text[:_QUOTED] or ("[..." if isinstance(value, list) else "{...")
     return json.dumps(value)[:_QUOTED]
 
@@ -234,11 +237,12 @@ def _shape(array: Array) -> str:
 class _Misfit(Exception):
     """A value that does not become a tensor of the type asked for."""
 
-    def __init__(self, message: str, value: Json = None, of_type: bool = False) -> None:
+    def __init__(self, message: str, value: Json = None, of_type: bool = False, of_base64: bool = False) -> None:
         super().__init__(message)
         self._message = message
         self._value = value
         self.of_type = of_type
+        self.of_base64 = of_base64
 
     def text(self, info: TensorInfo) -> str:
         """TF Serving's text."""
@@ -249,8 +253,8 @@ class _Misfit(Exception):
 
 
 def _remedy(name: str, info: TensorInfo, misfit: _Misfit) -> str:
-    remedy = f"Input {name!r} takes {info.dtype}{shape_text(info.shape)}."
-    if misfit.of_type and info.dtype == "string":
+    remedy = takes(name, info)
+    if misfit.of_base64 or (misfit.of_type and info.dtype == "string"):
         remedy += ' Bytes are written as {"b64": "..."}.'
     return remedy
 
@@ -272,15 +276,12 @@ def _array(value: Json, convert: _Converter) -> Array:
         if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
             raise _ragged(level, size)
         shape.append(size)
-        if len(shape) > _MAX_DIMENSIONS:
-            raise _Misfit(f"Encountered more than {_MAX_DIMENSIONS} dimensions")
+        if len(shape) > MAX_DIMENSIONS:
+            raise _Misfit(f"Encountered more than {MAX_DIMENSIONS} dimensions")
         level = level[0] if len(level) == 1 else list(chain.from_iterable(level))
     if list in set(map(type, level)):
         raise _Misfit("", next(item for item in level if type(item) is list), of_type=True)
-    try:
-        return convert(level).reshape(shape)
-    except ValueError as error:  # numpy ends at 64 dimensions
-        raise _Misfit(f"A tensor of shape {shape} cannot be made: {error}") from None
+    return convert(level).reshape(shape)
 
 
 def _ragged(level: list[Json], size: int) -> _Misfit:
@@ -301,12 +302,8 @@ def _only(flat: list[Json], *types: type) -> None:
 def _floats(dtype: type[np.floating[Any]]) -> _Converter:
     def convert(flat: list[Json]) -> Array:
         _only(flat, int, float)
-        try:
-            doubles = np.array(flat, np.float64)
-        except OverflowError:  # an integer past what a double holds
-            raise _Misfit("", max((v for v in flat if type(v) is int), key=abs), of_type=True) from None
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            return doubles.astype(dtype, copy=False)
+            return np.array(flat, np.float64).astype(dtype, copy=False)
 
     return convert
 
@@ -341,7 +338,7 @@ def _bytes(value: Json) -> bytes:
         try:
             return from_b64(value)
         except ValueError:
-            raise _Misfit(f"Unable to base64 decode: {value['b64'][:_QUOTED]}") from None
+            raise _Misfit(f"Unable to base64 decode: {value['b64'][:_QUOTED]}", of_base64=True) from None
     raise _Misfit("", value, of_type=True)
 
 

@@ -36,8 +36,8 @@ _LITERALS: dict[str, Any] = {
 
 _LONGEST_LITERAL = max(map(len, _LITERALS))
 
-#: An integer of more digits is past what a double holds.
-_MAX_DIGITS = 309
+#: An integer of more digits may be past what a double holds, and is no integer type's: it is read as a double.
+_MAX_DIGITS = 308
 
 
 def loads(body: bytes, last_inside: bool = False) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 
 from tensorflow_serving.apis import predict_pb2
 
-from ..core.servable import Array
+from ..core.servable import Array, Signature
 from ..errors import Code, ServingError
+from ..inference import takes
 from . import proto_tensor
 
 
@@ -21,10 +22,20 @@ def parse(payload: bytes, code: Code = Code.INTERNAL) -> Any:
         raise ServingError(code, "The request is no tensorflow.serving.PredictRequest") from None
 
 
-def inputs(request: Any) -> dict[str, Array]:
-    """The tensors of a PredictRequest. Raises ServingError with the name of one that is malformed."""
+def inputs(request: Any, signature: Signature) -> dict[str, Array]:
+    """The tensors of a PredictRequest. Raises ServingError with the name of one that is malformed, and what the
+    signature takes there.
+    """
     tensors = request.inputs
-    return {name: proto_tensor.decode(tensors[name], name) for name in tensors}
+    arrays = {}
+    for name in tensors:
+        try:
+            arrays[name] = proto_tensor.decode(tensors[name], name)
+        except ServingError as error:
+            if name not in signature.inputs:
+                raise
+            raise ServingError(error.code, error.message, takes(name, signature.inputs[name])) from None
+    return arrays
 
 
 def response(spec: tuple[str, int, str], names: Sequence[str], outputs: Sequence[Array], as_content: bool) -> bytes:

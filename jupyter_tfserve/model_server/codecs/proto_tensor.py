@@ -12,10 +12,9 @@ import ml_dtypes
 import numpy as np
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from ..core.servable import Array
+from ..core.servable import MAX_DIMENSIONS, Array
 from ..errors import invalid
 
-_MAX_DIMENSIONS = 254
 _MAX_ELEMENTS = 2**63 - 1
 
 #: A shape larger than its values is filled up with copies of the last one; not past this, which is also gRPC's
@@ -107,12 +106,12 @@ def decode(tensor: tensor_pb2.TensorProto, name: str) -> Array:
     count = 1
     for size in shape:
         count *= size
-    if len(shape) > _MAX_DIMENSIONS or count > _MAX_ELEMENTS or (shape and min(shape) < 0):
+    if len(shape) > MAX_DIMENSIONS or count > _MAX_ELEMENTS or (shape and min(shape) < 0):
         raise _malformed(name, f"its shape is {shape}")
     array = _flat(tensor, dtype, count, name)
     try:
         return array if len(shape) == 1 else array.reshape(shape)
-    except ValueError as error:  # numpy ends at 64 dimensions
+    except ValueError as error:  # numpy counts what is behind a zero, too
         raise _malformed(name, str(error)) from None
 
 
@@ -142,6 +141,8 @@ def _content(content: bytes, dtype: np.dtype[Any], count: int, name: str) -> Arr
         return _string_content(content, count, name)
     if len(content) != count * dtype.itemsize:
         raise _malformed(name, f"tensor_content has {len(content)} bytes, {count * dtype.itemsize} are expected")
+    if dtype == np.bool_:  # any byte but 0 is true; the others would not survive numpy, nor be valid in a reply
+        return np.frombuffer(content, np.uint8).astype(np.bool_)
     return np.frombuffer(content, dtype)
 
 

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 #: ``turn(function)``: call it in this thread, once the present burst of requests has been taken in.
 Turn = Callable[[Callable[[], None]], object]
 
+#: Seconds for which nobody is asked whether a request is still wanted.
+_MOMENT = 0.001
+
 #: Seconds of runs in a frontend's thread, one after the other, before it sees to its connections again.
 _TURN_SECONDS = 0.001
 
@@ -224,7 +227,9 @@ class Batcher:
         if self._pool is None:
             with self._lock:
                 if self._pool is None:
-                    self._pool = ThreadPoolExecutor(64, f"batch-{self.model}-{self.number}")
+                    self._pool = ThreadPoolExecutor(
+                        max(64, self._batching.threads), f"batch-{self.model}-{self.number}"
+                    )
         return self._pool
 
     def close(self) -> None:
@@ -266,6 +271,9 @@ class Queue:
             self._merging = self._batcher.merges(self._signature.name)
             self._parameters = batching.parameters
             self._strict = batching.mode == "on"
+            self._room = (
+                batching.parameters.max_enqueued_batches * batching.parameters.largest_run
+            )  # rows that may wait
             self._window = batching.parameters.batch_timeout_micros / 1e6 if self._merging else 0.0
             self._limit = batching.parameters.num_batch_threads if self._merging else batching.threads
             self._changed.notify_all()
@@ -284,19 +292,25 @@ class Queue:
         or with `here` in any case. Raises ServingError if the request is refused; then it is not told so as well.
         """
         task.submitted = time.monotonic()
-        tasks = self._fitted(task) if self._merging else (task,)
+        tasks: Sequence[Task] = ()
+        if self._merging and self._is_too_large(task):
+            tasks = _split(task, self._parameters.largest_run)
         with self._lock:
-            if self._merging and self._waiting and self._rows + task.rows > self._room():
+            waiting = self._waiting
+            if waiting and self._merging and self._rows + task.rows > self._room:
                 raise ServingError(
                     Code.UNAVAILABLE,
                     "The batch scheduling queue to which this task was submitted is full",
                     "Try again in a moment; max_enqueued_batches says how much may wait.",
                 )
-            self._waiting.extend(tasks)
+            if tasks:
+                waiting.extend(tasks)
+            else:
+                waiting.append(task)
             self._rows += task.rows
             if self._window:
                 self._changed.notify_all()
-            in_turn = not here and self._may_run_in_turn()
+            in_turn = not here and self._is_quick and not self._window
             if self._leaders >= (1 if in_turn else self._limit):
                 return
             self._leaders += 1
@@ -305,14 +319,11 @@ class Queue:
         else:
             self._batcher.pool.submit(self._lead)
 
-    def _room(self) -> int:
-        return self._parameters.max_enqueued_batches * self._parameters.largest_run
-
     def _may_run_in_turn(self) -> bool:
         return self._is_quick and not self._window
 
-    def _fitted(self, task: Task) -> Sequence[Task]:
-        """A request with a note of what it can be merged with: itself, or the parts that it is split into."""
+    def _is_too_large(self, task: Task) -> bool:
+        """Note what a request can be merged with; returns whether it has to be split for that."""
         parameters = self._parameters
         inputs = task.inputs
         rows = _rows(inputs, self._strict)
@@ -322,7 +333,7 @@ class Queue:
                 "Send fewer rows, or raise max_batch_size.",
             )
         if not 0 < rows <= parameters.max_batch_size:
-            return (task,)  # a run of its own, as it would be without batching
+            return False  # a run of its own, as it would be without batching
         task.rows = rows
         if parameters.pad_variable_length_inputs:
             task.shape = [array.ndim for array in inputs]
@@ -330,7 +341,7 @@ class Queue:
             task.shape = inputs[0].shape[1:]
         else:
             task.shape = [array.shape[1:] for array in inputs]
-        return (task,) if rows <= parameters.largest_run else _split(task, parameters.largest_run)
+        return rows > parameters.largest_run
 
     def _lead(self, turn: Turn | None = None) -> None:
         """Run what waits; in a frontend's thread only as long as it may keep its connections waiting."""
@@ -368,7 +379,10 @@ class Queue:
             now = time.monotonic()
             while self._waiting:
                 task = self._waiting.popleft()
-                if (task.deadline is not None and now >= task.deadline) or task.is_cancelled():
+                # Who came this moment is still there.
+                if now - task.submitted > _MOMENT and (
+                    (task.deadline is not None and now >= task.deadline) or task.is_cancelled()
+                ):
                     self._rows -= task.rows
                     late.append(task)
                     continue
@@ -420,13 +434,13 @@ class Queue:
             for task in batch:
                 _deliver_error(task, ServingError(Code.INTERNAL, "The run failed"))
             return
-        if len(batch) == 1:
-            _deliver(batch[0], found)
-            return
         start = 0
         for task in batch:
             end = start + task.rows
-            _deliver(task, [array[start:end] for array in found])
+            try:
+                task.done(found if len(batch) == 1 else [array[start:end] for array in found])
+            except Exception:  # a frontend's bug must not take the other requests of the batch with it
+                log.exception("A reply failed")
             start = end
 
     def _execute(self, batch: list[Task]) -> list[Array]:
@@ -557,13 +571,6 @@ def _split(task: Task, largest: int) -> Sequence[Task]:
         _Part(whole, place, [array[start : start + largest] for array in task.inputs])
         for place, start in enumerate(starts)
     ]
-
-
-def _deliver(task: Task, outputs: list[Array]) -> None:
-    try:
-        task.done(outputs)
-    except Exception:  # a frontend's bug must not take the other requests of the batch with it
-        log.exception("A reply failed")
 
 
 def _deliver_error(task: Task, error: ServingError) -> None:

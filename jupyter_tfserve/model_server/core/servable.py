@@ -15,6 +15,10 @@ Array = npt.NDArray[Any]
 #: The signature that is meant when a request names none (`tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY`).
 DEFAULT_SIGNATURE = "serving_default"
 
+#: Of a tensor that is taken from a client. TF Serving takes 254; TensorFlow's Python interface walks arrays of strings
+#: by numpy's old iterators, which know 32, and corrupts memory past them.
+MAX_DIMENSIONS = 32
+
 
 @dataclass(frozen=True)
 class TensorInfo:

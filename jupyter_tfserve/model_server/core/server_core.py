@@ -22,7 +22,7 @@ class CoreOptions:
     num_load_threads: int = 1
     num_unload_threads: int = 1
     allow_version_labels_for_unavailable_models: bool = False
-    keep_labelled: bool = False  #: labelled versions stay loaded, whatever the policy says
+    keep_labelled: bool = False  #: labelled versions stay loaded, unless the policy names versions itself
 
 
 class ServerCore:
@@ -48,6 +48,7 @@ class ServerCore:
             self.manager.set_aspired, self.options.file_system_poll_wait_seconds, self.options.keep_labelled
         )
         self._models: dict[str, ModelConfig] = {}
+        self.logged: set[str] = set()  #: models whose requests are logged
         self._first: set[str] = set()  # models of the start that have not had a version yet
         self._reloading = threading.Lock()
 
@@ -144,6 +145,9 @@ class ServerCore:
         with self._reloading:
             models = self.check(configs, labels_wait or starting)
             before, self._models = self._models, models
+            self.logged.intersection_update(models)
+            self.logged.update(name for name, config in models.items() if config.logging)
+            self.logged.difference_update(name for name, config in models.items() if not config.logging)
             for name in before.keys() - models.keys():
                 self.manager.forget_labels(name)
             if starting:

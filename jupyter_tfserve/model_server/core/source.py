@@ -3,6 +3,7 @@ FileSystemStoragePathSource)."""
 
 from __future__ import annotations
 
+import logging
 import os.path
 import threading
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +12,9 @@ from pathlib import Path
 from watchfiles import Change, watch
 
 from ...store import versions_in
-from .policy import ModelConfig, aspired
+from .policy import ModelConfig, Specific, aspired
+
+log = logging.getLogger(__name__)
 
 #: Milliseconds after a change during which more changes are gathered into one look.
 _DEBOUNCE = 50
@@ -72,7 +75,10 @@ class FileSystemSource:
             config = self._models.get(name)
             if config is None:
                 return ""
-            self._errors[name] = error = self._look(name, config)
+            error = self._look(name, config)
+            if error and error != self._errors.get(name):
+                log.warning("%s", error)
+            self._errors[name] = error
             return error
 
     def error(self, name: str) -> str:
@@ -85,7 +91,9 @@ class FileSystemSource:
             # unload what serves: this model keeps what it has, and no other one notices.
             return f"Could not find base path {config.base_path} for servable {name}"
         found = versions_in(config.base_path)
-        labelled: Collection[int] = set(config.labels.values()) if self._keep_labelled else ()
+        # A policy that names its versions means them, and no others.
+        keep = self._keep_labelled and not isinstance(config.policy, Specific)
+        labelled: Collection[int] = set(config.labels.values()) if keep else ()
         chosen = aspired(found, config.policy, labelled)
         self._on_aspired(name, chosen)
         if chosen:

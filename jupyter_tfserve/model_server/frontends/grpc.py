@@ -38,6 +38,9 @@ _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 _HEALTH = "grpc.health.v1.Health"
 
+#: Seconds that mean no deadline: grpcio gives a huge number to calls without one.
+_NO_DEADLINE = 1e8
+
 
 @dataclass(frozen=True)
 class GrpcOptions:
@@ -61,12 +64,14 @@ class GrpcServer:
         self._folder = ""  # of the socket between the two transports
         self._server = grpc.server(
             self._pool,
-            options=[
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.so_reuseport", 0),  # a port that is taken must be noticed, not shared
-                *options.channel_arguments,
-            ],
+            options=list(
+                {
+                    "grpc.max_send_message_length": -1,
+                    "grpc.max_receive_message_length": -1,
+                    "grpc.so_reuseport": 0,  # a port that is taken must be noticed, not shared
+                    **dict(options.channel_arguments),
+                }.items()
+            ),
             interceptors=[_BearerInterceptor(bearers)] if bearers else [],
         )
         for service, methods in services.methods().items():
@@ -150,9 +155,9 @@ def _carried(method: Method) -> Callable[[bytes, grpc.ServicerContext], bytes]:
     def call(payload: bytes, context: grpc.ServicerContext) -> bytes:
         left = context.time_remaining()
         try:
-            return method(payload, None if left is None else time.monotonic() + left)
+            return method(payload, None if left is None or left > _NO_DEADLINE else time.monotonic() + left)
         except ServingError as error:
-            context.abort(_STATUS[int(error.code)], truncated(error.message))
+            context.abort(_STATUS[int(error.code)], truncated(error.text))
         except Exception:
             log.exception("A gRPC request failed")
             context.abort(grpc.StatusCode.INTERNAL, "Internal error")
@@ -192,7 +197,7 @@ class _BearerInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
                 with self._admission.rpc(grant, details.method, payload):
                     return cast(bytes, run(payload, context))
             except ServingError as error:
-                context.abort(_STATUS[int(error.code)], truncated(error.message))
+                context.abort(_STATUS[int(error.code)], truncated(error.text))
             raise AssertionError  # abort raises
 
         return grpc.unary_unary_rpc_method_handler(call)
@@ -200,7 +205,7 @@ class _BearerInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 
 def _refusing(error: ServingError) -> grpc.RpcMethodHandler:
     def refuse(request: object, context: grpc.ServicerContext) -> bytes:
-        context.abort(_STATUS[int(error.code)], truncated(error.message))
+        context.abort(_STATUS[int(error.code)], truncated(error.text))
         raise AssertionError
 
     return grpc.unary_unary_rpc_method_handler(refuse)

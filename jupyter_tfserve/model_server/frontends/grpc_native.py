@@ -157,7 +157,7 @@ class NativeTransport:
     def fail(self, call_id: int, error: ServingError) -> None:
         """Send a status."""
         self._end(call_id)
-        self._front.fail(call_id, int(error.code), truncated(error.message))
+        self._front.fail(call_id, int(error.code), truncated(error.text))
 
 
 class _NativeCall(Call):

@@ -65,7 +65,7 @@ class GrpcWeb:
         try:
             reply = self._call(request, grant, is_text, began)
         except ServingError as error:
-            code, message = error.code, truncated(error.message)
+            code, message = error.code, truncated(error.text)
         except Exception:
             log.exception("A gRPC-Web request failed")
             code, message = Code.INTERNAL, "Internal error"
@@ -87,6 +87,8 @@ class GrpcWeb:
         payload = _message(_decoded(request.body) if is_text else request.body)
         timeout = _TIMEOUT.fullmatch(request.headers.get("grpc-timeout", ""))
         deadline = began + int(timeout[1]) * _SECONDS[timeout[2]] if timeout else None
+        if deadline is not None and time.monotonic() >= deadline:  # it waited for a thread too long
+            raise ServingError(Code.DEADLINE_EXCEEDED, "The deadline has passed")
         with self._admission.rpc(grant, name, payload) if grant else contextlib.nullcontext():
             return method(payload, deadline)
 

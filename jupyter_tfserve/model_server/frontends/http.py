@@ -41,6 +41,10 @@ HEAD_SECONDS = 60.0
 #: Seconds that a refused client may go on sending, unread: a close at once would take the refusal away from it.
 LINGER_SECONDS = 5.0
 
+#: Seconds that a request may wait for its turn when its client has closed the connection; after that nobody is taken to
+#: read the answer any more. (Who closes only one side, and reads on, is answered at once in general.)
+ABANDONED_SECONDS = 0.5
+
 #: Seconds between two looks for connections on which nothing happens, and the grain of the times above.
 _SWEEP_SECONDS = 5.0
 
@@ -206,7 +210,8 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._exchanges: deque[Exchange] = deque()  # not answered yet, or not sent
         self._stream: asyncio.Task[None] | None = None
-        self.is_lost = False  # nobody will read the answers
+        self._is_lost = False
+        self.is_abandoned = False  # nobody will read the answers
         self._closing = False  # nothing more is read
         self._refusal: Response | None = None
         self._paused = False
@@ -216,8 +221,8 @@ class _Connection(asyncio.Protocol):
         self._reset()
 
     def _reset(self) -> None:
-        self._in_request = self._in_headers = False
-        self._unparsed = 0
+        self._in_request = self._in_headers = self._waits_for_us = False
+        self._unparsed = 0  # bytes since the parser last told of some
         self._target = b""
         self._headers: dict[str, str] = {}
         self._header_count = 0
@@ -236,7 +241,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.connections.discard(self)
-        self._closing = self.is_lost = True
+        self._closing = self._is_lost = self.is_abandoned = True
         self._exchanges.clear()
         if self._stream is not None:
             self._stream.cancel()
@@ -293,24 +298,39 @@ class _Connection(asyncio.Protocol):
         return data[at:] if at else data
 
     def _feed(self, data: bytes) -> None:
+        self._unparsed += len(data)
         while True:
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as offer:
-                # Nothing is offered here that could be upgraded to: the connection goes on as it was.
+                if self._parser.get_method() == b"CONNECT":
+                    self._refuse(501)
+                    return
+                # Nothing is offered here that could be upgraded to: the request is read again without the offer, since
+                # the parser takes none of its body for it.
+                head, self._candidate = self._head_without_offer(), b""
                 self._parser = httptools.HttpRequestParser(self)
-                data = data[offer.args[0] :]
+                data = head + data[offer.args[0] :]
                 continue
             break
-        if self._in_headers:  # a header without an end is gathered by the parser, which sets no limit
-            self._unparsed += len(data)
-            if self._unparsed > 2 * MAX_HEADER:
-                self._refuse(431)
+        # A header or trailer without an end is gathered by the parser, which sets no limit.
+        if self._in_request and self._unparsed > 2 * MAX_HEADER:
+            self._refuse(431)
+
+    def _head_without_offer(self) -> bytes:
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        kept = "".join(f"{name}: {value}\r\n" for name, value in self._headers.items() if name != "upgrade")
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self._target, version, kept.encode("latin-1"))
 
     def eof_received(self) -> bool:
-        # A client that only closed its side still reads: what it asked for is answered.
+        # A client that only closed its side still reads: what it asked for is answered, unless it has to wait for long.
         self._closing = True
+        if self._exchanges:
+            asyncio.get_running_loop().call_later(ABANDONED_SECONDS, self._abandon)
         return bool(self._exchanges)
+
+    def _abandon(self) -> None:
+        self.is_abandoned = True
 
     # The parser calls these.
 
@@ -326,41 +346,55 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_count += 1
         self._count_header(len(name) + len(value))
+        if not self._in_headers:
+            return  # a trailer: what a header says is settled by then
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def _count_header(self, size: int) -> None:
+        self._unparsed = 0
         self._header_size += size
         if self._header_size > MAX_HEADER:
             raise _TooLarge(431)
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
+        if self._parser.should_upgrade():
+            return
         headers = self._headers
         given = headers.get("content-length", "")
         length = int(given) if given.isdigit() else 0
         if length > self._server.max_body:
             raise _TooLarge(413)
-        expects = headers.get("expect", "").lower() == "100-continue"
-        if expects and self._transport is not None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._waits_for_us = headers.get("expect", "").lower() == "100-continue"
         # An HTTP/1.0 client that wants the connection kept needs to be told that it is; closing is always right.
         keep = self._parser.should_keep_alive() and self._parser.get_http_version() != "1.0"
         method = self._parser.get_method().decode("latin-1")
         self._head = Head(method, self._target.decode("latin-1"), headers, length, keep)
         text, self._candidate = self._candidate, b""
-        plain = not expects and "transfer-encoding" not in headers and "upgrade" not in headers
+        plain = not self._waits_for_us and "transfer-encoding" not in headers
         # A line for the request, one for each header, an empty one, and all of them ended in the same way: then the
         # parser and we mean the same bytes.
         if text and plain and text.count(b"\n") == text.count(b"\r\n") == self._header_count + 2:
             self._server.remember(text, self._head)
+        if not self._exchanges:
+            self._ask_for_body()
+
+    def _ask_for_body(self) -> None:
+        """Where the client waits to be asked. It is when its turn has come, so that this is no answer to another."""
+        if self._waits_for_us and self._transport is not None and not self._transport.is_closing():
+            self._waits_for_us = False
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
+        self._unparsed = 0
         self._body_size += len(part)
         if self._body_size > self._server.max_body:
             raise _TooLarge(413)
         self._body.append(part)
 
     def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return
         head = self._head
         assert head is not None
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -394,7 +428,7 @@ class _Connection(asyncio.Protocol):
         if transport is None:
             return
         exchanges = self._exchanges
-        while exchanges and self._may_write and not self.is_lost and self._stream is None:
+        while exchanges and self._may_write and not self._is_lost and self._stream is None:
             response = exchanges[0]._response
             if response is None:
                 break
@@ -406,6 +440,8 @@ class _Connection(asyncio.Protocol):
         if self._paused and len(exchanges) < MAX_PIPELINED and not transport.is_closing():
             self._paused = False
             transport.resume_reading()
+        if self._waits_for_us and not exchanges:
+            self._ask_for_body()
         if self._closing and not exchanges and not transport.is_closing():
             if self._refusal is not None:
                 self._send_refusal(self._refusal)
@@ -413,8 +449,9 @@ class _Connection(asyncio.Protocol):
                 transport.close()
 
     def _write(self, head: Head, response: Response, transport: asyncio.Transport) -> None:
-        last = self._server.draining and not self._exchanges and not self._in_request
-        keep = head.keep and not response.close and not last
+        keep = head.keep and not response.close
+        if self._server.draining and not self._exchanges and not self._in_request:
+            keep = False
         body = response.body
         start = _head(response, b"Content-Length: %d\r\n" % len(body), keep)
         if head.method == "HEAD":

@@ -95,6 +95,7 @@ class RestApi:
         self._readiness = readiness
         self._timeout = self._options.timeout_ms / 1000 if self._options.timeout_ms else None
         self.release = core.manager.release
+        self.logged = core.logged
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
@@ -119,7 +120,7 @@ class RestApi:
         if head.method == "OPTIONS":
             origin = head.headers.get("origin", "")
             allowed = "http://" in origin or "https://" in origin
-            return _always(self._reply(Response(200 if allowed else 400)))
+            return _always(self.reply(Response(200 if allowed else 400)))
         if head.method == "POST" and (match := _POST.fullmatch(target)) and match["verb"].islower():
             return self._route_verb(head, match)
         if head.method == "GET" and (match := _GET.fullmatch(target)):
@@ -136,29 +137,32 @@ class RestApi:
         if match["verb"] != "predict":
             return functools.partial(self._infer_examples, match["verb"], spec, gzip)
         is_binary = head.headers.get("content-type", "").partition(";")[0].strip().lower() == PROTOBUF
-        return functools.partial(self._predict, spec, _BinaryPrediction if is_binary else _Prediction, gzip)
+        return functools.partial(self._predict, _Target(spec), _BinaryPrediction if is_binary else _Prediction, gzip)
 
     # Predict.
 
-    def _predict(self, spec: _Spec, kind: type[_Prediction], gzip: bool, request: Exchange) -> None:
+    def _predict(self, target: _Target, kind: type[_Prediction], gzip: bool, request: Exchange) -> None:
         began = time.monotonic()
-        timeout = self._timeout
-        task = kind(self, request, spec[0], began, None if timeout is None else began + timeout)
+        task = kind(self, request, target, began, None if self._timeout is None else began + self._timeout)
         if gzip or len(request.body) > _LARGE_BODY:
-            self._pool.submit(run_here, functools.partial(self._start, task, spec, gzip))
+            self._pool.submit(run_here, functools.partial(self._start, task, gzip))
         else:
-            self._start(task, spec, False, self._loop.call_soon, False)
+            self._start(task, False, self._loop.call_soon, False)
 
-    def _start(self, task: _Prediction, spec: _Spec, gzip: bool, turn: Turn, here: bool = True) -> None:
+    def _start(self, task: _Prediction, gzip: bool, turn: Turn, here: bool = True) -> None:
         """Decode a request and let it wait for its run; what goes wrong is its answer. In any thread."""
+        request = task.request
         try:
-            body = self._inflated(task.request.body) if gzip else task.request.body
-            task.request.body = b""  # a large one is not needed twice
+            if here and task.is_cancelled():
+                raise ServingError(Code.CANCELLED, "The client has gone.")
+            body = self._inflated(request.body) if gzip else request.body
+            request.body = b""  # a large one is not needed twice
             name = task.read(body)
-            task.version = self._core.acquire(*spec)
-            task.signature = signature = inference.signature(task.version.loaded, name)
+            task.version = version = self._core.acquire(*task.target.spec)
+            loaded = version.loaded
+            task.signature = signature = inference.signature(loaded, name)
             task.inputs = task.decode(signature)
-            task.version.loaded.queue(signature, task.outputs).submit(task, turn, here)
+            loaded.queue(signature, task.outputs).submit(task, turn, here)
         except ServingError as error:
             task.failed(error)
         except Exception:
@@ -189,12 +193,13 @@ class RestApi:
         deadline = None if self._timeout is None else began + self._timeout
 
         def work() -> Response:
+            if request.connection.is_abandoned:
+                raise ServingError(Code.CANCELLED, "The client has gone.")
             body = self._inflated(request.body) if gzip else request.body
             return Response(200, self._run_examples(verb, *spec, body, deadline))
 
         def answer() -> None:
-            if not request.connection.is_lost:
-                self.send(request, self._answer(spec[0], verb, work, began))
+            self.send(request, self._answer(spec[0], verb, work, began))
 
         self._pool.submit(answer)
 
@@ -220,10 +225,6 @@ class RestApi:
     def log(self, model: str, record: Callable[[float], bytes]) -> None:
         """Offer a request to the model's log."""
         self._logs.offer(model, self._core.logging(model), record)
-
-    def is_logged(self, model: str) -> bool:
-        """Whether it has one."""
-        return self._core.logging(model) is not None
 
     # Status, metadata, metrics.
 
@@ -268,7 +269,7 @@ class RestApi:
             for name in self._core.models
             for version in manager.available(name).values()
         ]
-        return Response(200, metrics.page(in_flight).encode("utf-8", "surrogateescape"), "text/plain")
+        return Response(200, metrics.page(in_flight).encode("utf-8", "replace"), "text/plain")
 
     # Answers.
 
@@ -278,7 +279,7 @@ class RestApi:
             reply = answer()
         except _BadVersion:
             metrics.REQUEST_COUNT.add(model, Code.INVALID_ARGUMENT.name)
-            return self._reply(Response(400))
+            return self.reply(Response(400))
         except ServingError as error:
             return self.refusal(model, error)
         except Exception:
@@ -290,27 +291,39 @@ class RestApi:
         """A response, counted."""
         if api:
             metrics.REQUEST_LATENCY.child(model, api, "REST").observe((time.monotonic() - began) * 1e6)
-        metrics.REQUEST_COUNT.child(model, "OK").add()
-        return self._reply(response)
+        metrics.REQUEST_COUNT.add(model, "OK")
+        return self.reply(response)
 
     def refusal(self, model: str, error: ServingError) -> Response:
         """An error as a response, counted."""
         metrics.REQUEST_COUNT.add(model, error.code.name)
-        message = f"{error.message} {error.remedy}".rstrip() if error.remedy else error.message
-        body = '{\n    "error": ' + json.dumps(message, ensure_ascii=False) + "\n}"
+        body = '{\n    "error": ' + json.dumps(error.text, ensure_ascii=False) + "\n}"
         retry = (("Retry-After", "1"),) if error.code is Code.UNAVAILABLE else ()
-        return self._reply(Response(error.code.http, body.encode("utf-8", "surrogateescape"), headers=retry))
+        return self.reply(Response(error.code.http, body.encode("utf-8", "surrogateescape"), headers=retry))
 
-    def _reply(self, response: Response) -> Response:
+    def reply(self, response: Response) -> Response:
+        """With CORS headers where they were asked for."""
         if self._options.cors:
             response.headers += _CORS
         return response
 
 
+class _Target:
+    """What the requests to one path have in common."""
+
+    __slots__ = ("latency", "model", "spec", "successes")
+
+    def __init__(self, spec: _Spec) -> None:
+        self.spec = spec
+        self.model = model = spec[0]
+        self.latency = metrics.REQUEST_LATENCY.child(model, "predict", "REST")
+        self.successes = metrics.REQUEST_COUNT.child(model, "OK")
+
+
 class _Prediction(Task):
     """A predict request in JSON, between its bytes and those of its answer."""
 
-    __slots__ = ("_began", "_model", "_rest", "content", "outputs", "request", "row_format", "signature", "version")
+    __slots__ = ("_began", "_rest", "content", "outputs", "request", "row_format", "signature", "target", "version")
 
     api = "Predict"
 
@@ -320,14 +333,14 @@ class _Prediction(Task):
     outputs: tuple[str, ...]
     row_format: bool
 
-    def __init__(self, rest: RestApi, request: Exchange, model: str, began: float, deadline: float | None) -> None:
+    def __init__(self, rest: RestApi, request: Exchange, target: _Target, began: float, deadline: float | None) -> None:
         self.inputs = ()
         self.deadline = deadline
         self.rows = 0
         self.shape = None
         self.request = request
         self._rest = rest
-        self._model = model
+        self.target = target
         self._began = began
         self.version = None
 
@@ -350,13 +363,11 @@ class _Prediction(Task):
         )
 
     def done(self, outputs: list[Array]) -> None:
-        """Answer."""
+        """Answer; where writing it takes time, not in the event loop's thread."""
         for array in outputs:
-            if array.size > _LARGE_REPLY and self._rest.in_pool(self._answer, outputs):
+            if array.size > _LARGE_REPLY and self._rest.in_pool(self.done, outputs):
                 return
-        self._answer(outputs)
-
-    def _answer(self, outputs: list[Array]) -> None:
+        rest, target = self._rest, self.target
         try:
             response = self.encode(outputs)
         except ServingError as error:
@@ -366,23 +377,27 @@ class _Prediction(Task):
             log.exception("A reply failed")
             self.failed(ServingError(Code.INTERNAL, "Internal error"))
             return
-        if self._rest.is_logged(self._model):
+        if target.model in rest.logged:
             self._log(outputs)
         self._release()
-        self._rest.send(self.request, self._rest.success(self._model, "predict", response, self._began))
+        target.latency.observe((time.monotonic() - self._began) * 1e6)
+        target.successes.add()
+        rest.send(self.request, rest.reply(response))
 
     def _log(self, outputs: list[Array]) -> None:
         assert self.version is not None
-        spec = (self._model, self.version.number, self.signature.name)
+        spec = (self.target.model, self.version.number, self.signature.name)
         inputs = dict(zip(self.signature.inputs, self.inputs, strict=True))
         found = dict(zip(self.outputs, outputs, strict=True))
-        self._rest.log(self._model, lambda rate: prediction_log.predict(spec, inputs, found, rate))
+        self._rest.log(self.target.model, lambda rate: prediction_log.predict(spec, inputs, found, rate))
 
     def failed(self, error: ServingError) -> None:
         """Answer with an error."""
         self.content = None
+        if self.inputs:
+            error = inference.explained(error, self.signature, self.inputs)
         self._release()
-        self._rest.send(self.request, self._rest.refusal(self._model, error))
+        self._rest.send(self.request, self._rest.refusal(self.target.model, error))
 
     def _release(self) -> None:
         version, self.version = self.version, None
@@ -391,7 +406,7 @@ class _Prediction(Task):
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone away."""
-        return self.request.connection.is_lost
+        return self.request.connection.is_abandoned
 
 
 class _BinaryPrediction(_Prediction):
@@ -408,12 +423,12 @@ class _BinaryPrediction(_Prediction):
     def decode(self, signature: Signature) -> list[Array]:
         content, self.content = self.content, None
         self.outputs = inference.filtered(signature, content.output_filter)
-        inputs = inference.complete(signature, predict_message.inputs(content))
+        inputs = inference.complete(signature, predict_message.inputs(content, signature))
         return [inputs[name] for name in signature.inputs]
 
     def encode(self, outputs: list[Array]) -> Response:
         assert self.version is not None
-        spec = (self._model, self.version.number, self.signature.name)
+        spec = (self.target.model, self.version.number, self.signature.name)
         body = predict_message.response(spec, self.outputs, outputs, True)
         return Response(200, body, PROTOBUF)
 

@@ -30,6 +30,7 @@ from ..core.servable import DEFAULT_SIGNATURE, Array, Signature
 from ..core.server_core import ServerCore
 from ..errors import Code, ServingError, invalid
 from ..request_log import RequestLogs
+from .profiler import PROFILER_SERVICE, ProfilerService
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +76,15 @@ class Services:
         as_tensor_content: bool = False,
         check_method_names: bool = False,
         logs: RequestLogs | None = None,
-        on_reload: Callable[[Config], None] = lambda config: None,
+        reload: Callable[[Config], object] | None = None,
+        profiler: ProfilerService | None = None,
     ) -> None:
         self._core = core
         self._as_tensor_content = as_tensor_content
         self._check_method_names = check_method_names
         self._logs = logs or RequestLogs()
-        self._on_reload = on_reload
+        self._reload = reload or (lambda config: core.reload(to_models(config)))
+        self._profiler = profiler
 
     def methods(self) -> Mapping[str, Mapping[str, Method]]:
         """Every method by service and name."""
@@ -97,6 +100,7 @@ class Services:
                 "GetModelStatus": self.get_model_status,
                 "HandleReloadConfigRequest": self.handle_reload_config_request,
             },
+            **({PROFILER_SERVICE: self._profiler.methods()} if self._profiler else {}),
         }
 
     def predict(self, payload: bytes, deadline: float | None) -> bytes:
@@ -118,7 +122,7 @@ class Services:
             task.asked = request.model_spec
             task.version = version = self._core.acquire(*_spec(task.asked))
             signature = inference.signature(version.loaded, task.asked.signature_name, Code.FAILED_PRECONDITION)
-            fed = inference.complete(signature, predict_message.inputs(request))
+            fed = inference.complete(signature, predict_message.inputs(request, signature))
             task.signature = signature
             task.inputs = [fed[name] for name in signature.inputs]
             task.outputs = inference.filtered(signature, request.output_filter)
@@ -273,17 +277,18 @@ class Services:
         request = _parse(model_management_pb2.ReloadConfigRequest, payload)
         if request.config.WhichOneof("config") is None:
             raise invalid("ModelServerConfig of the request holds no model_config_list.")
-        models = to_models(request.config)
+        counted = metrics.totals(request.metric_names)
         before = set(self._core.models)
-        self._core.reload(models)
-        self._on_reload(request.config)
-        failures = self._core.wait([model.name for model in models if model.name not in before])
+        self._reload(request.config)
+        failures = self._core.wait(
+            [model.name for model in request.config.model_config_list.config if model.name not in before]
+        )
         if failures:
             raise ServingError(Code.UNKNOWN, not_available(failures))
         response = model_management_pb2.ReloadConfigResponse()
         response.status.error_code = 0
-        for name in request.metric_names:
-            response.metric.add(name=name).int64_value_increase = 0
+        for name, count in metrics.totals(request.metric_names).items():
+            response.metric.add(name=name).int64_value_increase = count - counted[name]
         return bytes(response.SerializeToString())
 
 
@@ -352,6 +357,8 @@ class _Prediction(Task):
         self._call.reply(reply)
 
     def failed(self, error: ServingError) -> None:
+        if self.inputs:
+            error = inference.explained(error, self.signature, self.inputs)
         metrics.REQUEST_COUNT.add("" if self.asked is None else self.asked.name, error.code.name)
         self._release()
         self._call.fail(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -23,9 +22,6 @@ def session_config(flags: Flags) -> config_pb2.ConfigProto:
     session.gpu_options.per_process_gpu_memory_fraction = flags.per_process_gpu_memory_fraction
     if flags.xla_cpu_compilation_enabled or flags.xla_gpu_compilation_enabled:
         session.graph_options.optimizer_options.global_jit_level = config_pb2.OptimizerOptions.ON_1
-    if flags.xla_cpu_compilation_enabled:
-        xla_flags = os.environ.get("TF_XLA_FLAGS", "")
-        os.environ["TF_XLA_FLAGS"] = f"{xla_flags} --tf_xla_cpu_global_jit".strip()
     if flags.mixed_precision == "bfloat16":
         rewrite = session.graph_options.rewrite_options
         rewrite.auto_mixed_precision_onednn_bfloat16 = rewriter_config_pb2.RewriterConfig.ON

@@ -177,13 +177,30 @@ def test_ragged(body: str, said: str) -> None:
     assert refused.value.code is Code.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize("depth", [65, 100, 254, 255, 5000, 100_000])
+@pytest.mark.parametrize("depth", [33, 64, 65, 100, 254, 255, 5000, 100_000])
 @pytest.mark.parametrize("key", ["instances", "inputs"])
 def test_too_deep(depth: int, key: str) -> None:
-    """numpy ends at 64 dimensions: what has more is refused, not an internal error."""
+    """TensorFlow's Python interface ends at 32 dimensions of strings: more would end the process."""
     with pytest.raises(ServingError) as refused:
         one(f'{{"{key}": ' + "[" * depth + "1" + "]" * depth + "}")
     assert refused.value.code is Code.INVALID_ARGUMENT and len(refused.value.message) < 1000
+
+
+@pytest.mark.parametrize("last_inside", [False, True])
+@pytest.mark.parametrize("depth", [300, 400, 600, 1000, 1100, 20_000])
+def test_objects_in_depth(depth: int, last_inside: bool) -> None:
+    """Python's stack ends before simdjson's limit, and what a body holds besides is not looked at."""
+    for opened, closed in (('{"a":', "}"), ("[", "]")):
+        body = f'{{"instances": [1], "other": {opened * depth}{{}}{closed * depth}}}'
+        assert json_tensor.parse(body.encode(), last_inside)["instances"] == [1]
+
+
+def test_a_key_with_nul() -> None:
+    assert json_tensor.parse(b'{"a": 1, "a\\u0000b": 2, "c": 3}') == {"a": 1, "a\0b": 2, "c": 3}
+    assert json_tensor.parse(b'{"a\\u0000": 1}') == {"a\0": 1}
+    for body in (b'[{"a\\u0000": 1}]', b"[" * 900 + b"{}" + b"]" * 900):
+        with pytest.raises(ServingError, match="Is not object"):
+            json_tensor.parse(body)
 
 
 # What stands around the values.

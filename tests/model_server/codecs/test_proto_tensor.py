@@ -105,6 +105,13 @@ def test_no_shape_is_a_scalar() -> None:
     assert proto_tensor.decode(message, "x").shape == ()
 
 
+def test_any_byte_but_0_is_true() -> None:
+    array = decoded(dtype=types_pb2.DT_BOOL, tensor_content=b"\x00\x01\x02\x80\xff", shape=[5])
+    written = tensor_pb2.TensorProto()
+    proto_tensor.encode(array, written)
+    assert list(written.bool_val) == [False, True, True, True, True]
+
+
 def test_string_content() -> None:
     long = b"x" * 200
     content = bytes([1, 0xC8, 0x01]) + b"a" + long
@@ -123,6 +130,7 @@ def test_string_content() -> None:
         {"dtype": types_pb2.DT_FLOAT, "shape": [2**62, 4]},
         {"dtype": types_pb2.DT_FLOAT, "shape": [2**40], "float_val": [1]},
         {"dtype": types_pb2.DT_FLOAT, "shape": [0, 2**62, 2**62]},
+        {"dtype": types_pb2.DT_STRING, "shape": [1] * 33, "string_val": [b"x"]},
         {"dtype": types_pb2.DT_FLOAT, "shape": [1] * 100, "float_val": [1]},
         {"dtype": types_pb2.DT_FLOAT, "shape": [1] * 255, "float_val": [1]},
         {"dtype": types_pb2.DT_FLOAT, "shape": [2], "tensor_content": b"1234567"},

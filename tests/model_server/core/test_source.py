@@ -76,6 +76,9 @@ def test_labelled_versions_where_they_are_to_be_kept(
     assert heard == {"a": [3]}
     make(keep_labelled=True).set_models({"a": config})
     assert heard == {"a": [1, 3]}
+    named = ModelConfig("a", config.base_path, policy=Specific(frozenset({2})), labels={"stable": 1})
+    make(keep_labelled=True).set_models({"a": named})
+    assert heard == {"a": [2]}, "a policy that names its versions means them"
 
 
 @pytest.mark.parametrize("missing", ["/no/such/folder", "/" + "x" * 5000, "/with/\0/in/it"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 
 import pytest
-from helpers import PATIENCE, StoreServer, converse, replies
+from helpers import PATIENCE, StoreServer, converse, read_all, replies, wait_for
 
 from jupyter_tfserve.model_server.frontends import http
 
@@ -35,6 +36,22 @@ def test_expect_continue(server: StoreServer) -> None:
     with socket.create_connection(("127.0.0.1", server.rest_port), PATIENCE) as connection:
         connection.sendall(POST + b"Expect: 100-continue\r\n\r\n")
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_pipelined_body_is_asked_for_when_its_turn_comes(server: StoreServer, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    first = b'{"inputs": "%b"}' % str(gate).encode()
+    head = b"POST /v1/models/gated:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(first)
+    with socket.create_connection(("127.0.0.1", server.rest_port), PATIENCE) as connection:
+        connection.sendall(head + first + POST + b"Expect: 100-continue\r\n\r\n")
+        wait_for("the first request to run", Path(f"{gate}.waits").exists)
+        gate.touch()
+        said = b""
+        while b" 100 Continue\r\n\r\n" not in said:
+            said += connection.recv(1000)
+        assert said.startswith(b"HTTP/1.1 200 OK\r\n")
         connection.sendall(BODY)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
 
@@ -88,3 +105,42 @@ def test_a_head_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> N
             listening.close()
 
     asyncio.run(asyncio.wait_for(run(), PATIENCE))
+
+
+def test_an_offer_to_upgrade_is_ignored(server: StoreServer) -> None:
+    """curl --http2 and Java's HttpClient make it with each request: the body behind it is that request's."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    chunked = POST.replace(b"Content-Length: %d" % len(BODY), b"Transfer-Encoding: chunked")
+    data = POST + offer + b"\r\n" + BODY + chunked + offer + b"\r\n14\r\n" + BODY + b"\r\n0\r\n\r\n" + CLOSE
+    for parts in ([data], [data[n : n + 1] for n in range(len(data))]):
+        with socket.create_connection(("127.0.0.1", server.rest_port), PATIENCE) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for part in parts:
+                connection.sendall(part)
+            first, second, third = replies(read_all(connection), ["POST", "POST", "GET"])
+        assert first.json == second.json == {"predictions": [2.0]}
+        assert third.body == b"ok\n"
+    assert converse(server.rest_port, b"CONNECT x:1 HTTP/1.1\r\n\r\n" + CLOSE).startswith(b"HTTP/1.1 501 ")
+
+
+def test_a_large_body_does_not_count_as_a_header(server: StoreServer) -> None:
+    """However it is cut: a request whose head arrives together with the end of a large body is not too long."""
+    body = BODY + b" " * 300_000
+    post = b"POST /v1/models/affine:predict HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    with socket.create_connection(("127.0.0.1", server.rest_port), PATIENCE) as connection:
+        connection.sendall(post + CLOSE[:-20])
+        first = connection.recv(15)
+        connection.sendall(CLOSE[-20:])
+        answer, ok = replies(first + read_all(connection), ["POST", "GET"])
+    assert answer.json == {"predictions": [2.0]}
+    assert ok.body == b"ok\n"
+
+
+def test_trailers_are_no_headers(server: StoreServer) -> None:
+    """A Content-Encoding that comes after the body it would be about changes nothing; trailers have the same limits."""
+    head = b"POST /v1/models/affine:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n14\r\n" + BODY + b"\r\n0\r\n"
+    data = head + b"Content-Encoding: gzip\r\n\r\n" + CLOSE
+    answer, _ = replies(converse(server.rest_port, data), ["POST", "GET"])
+    assert answer.json == {"predictions": [2.0]}
+    for endless in (b"X: " + b"x" * 2_000_000, b"X: y\r\n" * 40_000):
+        assert converse(server.rest_port, head + endless).startswith(b"HTTP/1.1 431 ")

@@ -97,6 +97,11 @@ def test_metrics_page(server: StoreServer) -> None:
     before = count()
     server.predict("tf1", [1.0])
     assert count() == before + 1
+    # Whatever is asked for, the page stays text that Prometheus reads.
+    assert server.call("GET", "/v1/models/%ff%0a%22").status == 404
+    assert (
+        'model_name="?\\n\\"",status="NOT_FOUND"' in server.call("GET", "/monitoring/prometheus/metrics").body.decode()
+    )
 
 
 def test_every_dtype_comes_back(server: StoreServer) -> None:
@@ -110,3 +115,15 @@ def test_every_dtype_comes_back(server: StoreServer) -> None:
     ):
         body = json.dumps({"signature_name": dtype, "instances": values}).encode()
         assert server.call("POST", "/v1/models/echo:predict", body).json == {"predictions": values}
+
+
+def test_tensors_of_many_dimensions(server: StoreServer) -> None:
+    """TensorFlow's Python interface corrupts memory past 32 dimensions of strings: those are the most."""
+    for rank, status in ((32, 200), (33, 400), (64, 400), (300, 400)):
+        for dtype, value in (("string", '"x"'), ("float32", "1.5")):
+            nested = "[" * rank + value + "]" * rank
+            body = f'{{"signature_name": "{dtype}", "inputs": {nested}}}'.encode()
+            answer = server.call("POST", "/v1/models/echo:predict", body)
+            assert answer.status == status, answer
+            if status == 200:
+                assert answer.json == {"outputs": json.loads(nested)}
