@@ -16,7 +16,7 @@ FUZZ_INSTALLED := .venv/.installed-fuzz
 BENCH_INSTALLED := .bench-venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test conformance faults fuzz lint format bench docs clean
+.PHONY: help setup demo lab test hub conformance faults fuzz lint format bench docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -46,6 +46,9 @@ lab: $(INSTALLED) ## open the quickstart in JupyterLab (PORT=8888)
 
 test: lint ## lint, then the whole suite (PYTEST_ARGS='-k store' for a part of it)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+hub: $(INSTALLED) ## a real JupyterHub with two users: one shares, the other predicts, and reaches nothing else
+	@$(BIN)/python -m pytest tests/hub $(PYTEST_ARGS)
 
 conformance: $(INSTALLED) ## the wire conformance suite (CONFORMANCE=its folder), direct and through Jupyter
 	@$(BIN)/python tools/conformance.py $(CONFORMANCE) $(CONFORMANCE_ARGS)

@@ -20,6 +20,9 @@ POST     /api/uploads                         :class:`UploadRequest` -> :class:`
 PUT      /api/uploads/ID                      ``?path=P&offset=N``, raw bytes -> :class:`Upload` (owner only)
 POST     /api/uploads/ID                      checks the hashes, publishes -> :class:`Upload` (owner only)
 DELETE   /api/uploads/ID                      gives up (owner only)
+GET      /api/shares                          :class:`ShareList` (owner only)
+POST     /api/shares                          :class:`ShareRequest` -> :class:`NewShare` (owner only)
+DELETE   /api/shares/ID                       revokes it at once (owner only)
 =======  ===================================  ==========================================================================
 
 A refusal has a 4xx or 5xx status and is a :class:`Refusal`.
@@ -183,6 +186,55 @@ class Upload(TypedDict):
     version: int
     received: dict[str, int]  #: bytes that are there, by file
     published: str  #: the version's folder once it is published, else ""
+
+
+#: To whom: a user of the Hub, whoever opens a link on the Hub, whoever has the key.
+ShareKind = Literal["user", "link", "key"]
+
+
+class ShareRequest(TypedDict, total=False):
+    """Who may predict with which models; nothing else is ever shared."""
+
+    models: list[str]  #: required
+    kind: ShareKind  #: default: "user" with `user`, else "link" on a Hub and "key" elsewhere
+    user: str  #: of the Hub
+    versions: list[int]  #: only these; the request must name one
+    labels: list[str]  #: only these; the request must name one
+    expires_in: float | None  #: seconds; null for never; default a week
+    rate: float | None  #: requests a second
+    concurrency: int | None  #: requests in flight
+    note: str
+
+
+class Share(TypedDict):
+    """One share."""
+
+    id: str
+    kind: ShareKind
+    models: list[str]
+    versions: list[int]
+    labels: list[str]
+    user: str  #: "" unless it is for a user of the Hub
+    created: float
+    expires: float | None
+    rate: float | None
+    concurrency: int | None
+    note: str
+    last_used: float | None  #: to the minute
+
+
+class ShareList(TypedDict):
+    """Everything that is shared."""
+
+    shares: list[Share]
+
+
+class NewShare(TypedDict):
+    """A share, and what is told this once."""
+
+    share: Share
+    key: str  #: the access key; "" for other kinds
+    accept_url: str  #: where the colleague accepts a link, on the Hub; "" for other kinds; may lack scheme and host
 
 
 class Event(TypedDict, total=False):

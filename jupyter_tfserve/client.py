@@ -12,7 +12,20 @@ from urllib.parse import quote
 
 import httpx
 
-from .api import Event, ModelRequest, ModelStatus, Policy, ServerInfo, ServerRequest, State, Upload, UploadRequest
+from .api import (
+    Event,
+    ModelRequest,
+    ModelStatus,
+    NewShare,
+    Policy,
+    ServerInfo,
+    ServerRequest,
+    ShareList,
+    ShareRequest,
+    State,
+    Upload,
+    UploadRequest,
+)
 
 #: Seconds for one management call; the long ones (waiting for a load, starting) pass their own.
 TIMEOUT = 30.0
@@ -142,6 +155,18 @@ class Client:
     def abort_upload(self, upload: str) -> None:
         """Give an upload up."""
         self._call("DELETE", f"/api/uploads/{upload}")
+
+    def shares(self) -> ShareList:
+        """Everything that is shared."""
+        return cast(ShareList, self._call("GET", "/api/shares"))
+
+    def share(self, request: ShareRequest) -> NewShare:
+        """Let somebody predict. The answer holds an access key, which is told only this once."""
+        return cast(NewShare, self._call("POST", "/api/shares", request, timeout=60.0))
+
+    def unshare(self, share: str) -> None:
+        """Revoke a share."""
+        self._call("DELETE", f"/api/shares/{quote(share, safe='')}", timeout=60.0)
 
     def predict(self, name: str, body: Any, version: int | None = None, label: str = "", timeout: float = 60.0) -> Any:
         """TF Serving's REST Predict: `body` is a JSON-safe dict, or bytes or str to be sent as they are."""

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,15 @@ class StartError(Exception):
 
 
 @dataclass(frozen=True)
+class Tls:
+    """PEM files for the direct ports; they are read at each start."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None  #: clients must show a certificate that is signed with one of these
+
+
+@dataclass(frozen=True)
 class Settings:
     """What a model server is started with."""
 
@@ -56,6 +65,8 @@ class Settings:
     grpc_port: int = 8500  #: the next free one is taken where it is not free
     rest_port: int = 8501
     bearers: tuple[str, ...] = ()  #: tokens that the direct ports accept, beside the one in `token_file`
+    open_ports: bool = False  #: the direct ports ask for no bearer
+    tls: Tls | None = None  #: of the direct ports
     flags: tuple[str, ...] = ()  #: more flags of `tfserve`
     start_timeout: float = 120.0  #: seconds; importing TensorFlow on a slow disk takes tens of them
     drain_timeout: float = 30.0  #: seconds that requests in flight get to finish
@@ -93,6 +104,9 @@ class Supervisor:
         self.token_file = settings.runtime_dir / "token"
         self._token = secrets.token_urlsafe(32)
         write_atomically(self.token_file, self._token)
+        self._hash_file = settings.runtime_dir / "bearer_hashes"
+        self._writing = threading.Lock()  # of the file of bearers
+        self.set_grants(())
 
     @property
     def token(self) -> str:
@@ -105,6 +119,12 @@ class Supervisor:
     def running(self) -> bool:
         """Whether requests can be sent to `socket` now."""
         return self._state == "running"
+
+    def set_grants(self, lines: Sequence[str]) -> None:
+        """Let others use the direct ports too: `lines` as `model_server/auth.py` reads them. Holds at once."""
+        hashes = [hashlib.sha256(bearer.encode()).hexdigest() for bearer in (self._token, *self.settings.bearers)]
+        with self._writing:
+            write_atomically(self._hash_file, "\n".join([*hashes, *lines]))
 
     def info(self) -> ServerInfo:
         """A snapshot; never waits."""
@@ -260,9 +280,6 @@ class Supervisor:
         """Start one process and wait until it says that it answers; False if it ended or took too long."""
         settings = self.settings
         settings.store.create()
-        hashes = [hashlib.sha256(bearer.encode()).hexdigest() for bearer in (self._token, *settings.bearers) if bearer]
-        hash_file = settings.runtime_dir / "bearer_hashes"
-        write_atomically(hash_file, "\n".join(hashes))
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.log, self.log.with_suffix(".log.1"))
         owner_read, owner_write = os.pipe()
@@ -277,7 +294,8 @@ class Supervisor:
             "--find_free_ports",
             f"--store={settings.store.root}",
             f"--management_socket={self.socket}",
-            f"--bearer_hashes_file={hash_file}",
+            *([] if settings.open_ports else [f"--bearer_hashes_file={self._hash_file}"]),
+            *self._tls_flags(),
             "--max_num_load_retries=0",  # what cannot be loaded is told at once; a new registration tries again
             f"--drain_timeout_seconds={settings.drain_timeout}",
             f"--owner_fd={owner_read}",
@@ -322,6 +340,26 @@ class Supervisor:
         with contextlib.suppress(OSError):  # a full disk: it is only asked where this process has no TensorFlow
             write_atomically(settings.store.root / ".python", self._python)
         return True
+
+    def _tls_flags(self) -> list[str]:
+        """TF Serving's SSLConfig holds the PEM texts themselves; the file is 0600."""
+        tls = self.settings.tls
+        if tls is None:
+            return []
+        texts = {"server_key": tls.key, "server_cert": tls.certificate}
+        if tls.client_ca is not None:
+            texts["custom_ca"] = tls.client_ca
+        try:
+            # A JSON string in ASCII is a string of a text proto.
+            lines = [f"{name}: {json.dumps(path.read_text(encoding='ascii'))}" for name, path in texts.items()]
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"The certificate of the direct ports cannot be read: {error}.",
+                "See TFServe.certfile, TFServe.keyfile and TFServe.client_ca: PEM files.",
+            ) from error
+        file = self.settings.runtime_dir / "ssl_config"
+        write_atomically(file, "\n".join([*lines, f"client_verify: {str(tls.client_ca is not None).lower()}"]))
+        return [f"--ssl_config_file={file}"]
 
     def _end_process(self) -> str:
         """Reap the process, close the pipe, remove the socket; returns in plain words how it ended."""

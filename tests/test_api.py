@@ -17,7 +17,7 @@ from jupyter_tfserve import api
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[1] / "docs" / "openapi.yaml").read_text())
 SCHEMAS = DOCUMENT["components"]["schemas"]
 MESSAGES = {name: kind for name, kind in vars(api).items() if typing.is_typeddict(kind)}
-STATES = {"VersionState": api.VersionState, "ServerState": api.ServerState}
+STATES = {"VersionState": api.VersionState, "ServerState": api.ServerState, "ShareKind": api.ShareKind}
 VERBS = {"get", "put", "post", "patch", "delete"}
 
 #: Event is total=False for the sake of its optional keys; its docstring names those that are always there.
@@ -126,9 +126,10 @@ def test_operations_are_complete() -> None:
             for p in [*item.get("parameters", []), *operation.get("parameters", [])]
         ]
         assert {p["name"] for p in declared if p["in"] == "path"} == set(re.findall(r"{(\w+)}", path)), where
-        assert ("requestBody" in operation) == (verb in ("put", "patch") or path in ("/api/server", "/api/uploads")), (
-            where
+        has_body = verb in ("put", "patch") or (
+            verb == "post" and path in ("/api/server", "/api/uploads", "/api/shares")
         )
+        assert ("requestBody" in operation) == has_body, where
 
 
 def test_owner_operations_are_marked() -> None:

@@ -44,6 +44,19 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / link).exists(), link
 
 
+def test_every_test_that_security_names_exists() -> None:
+    """A promise without a test that holds it is none."""
+    text = (ROOT / "docs" / "security.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    for path, test in named:
+        assert (ROOT / path).exists(), path
+        assert f"def {test}(" in (ROOT / path).read_text() or not test, (path, test)
+    promises = text.partition("## Promises")[2].partition("\n## ")[0]
+    assert len(re.findall(r"^\*\*", promises, flags=re.MULTILINE)) == len(
+        re.findall(r"^: `tests/", promises, flags=re.MULTILINE)
+    )
+
+
 @pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):.* ## ", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))

@@ -99,6 +99,9 @@ def test_the_command_is_installed(fresh_python: Path, tmp_path: Path) -> None:
     assert (fresh_python.parent / "tfserve").exists()
     told = run(fresh_python, "-m", "jupyter_tfserve.model_server", "--help", home=tmp_path).stdout
     assert "--rest_api_port" in told
+    assert (fresh_python.parent / "jupyter-tfserve").exists()
+    told = run(fresh_python, "-m", "jupyter_tfserve.cli", "hub-config", home=tmp_path).stdout
+    assert "custom:jupyter_server:execute:jupyter_tfserve:inference" in told
 
 
 def test_importing_the_package_is_cheap(fresh_python: Path, tmp_path: Path) -> None:

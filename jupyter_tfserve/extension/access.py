@@ -1,8 +1,8 @@
-"""Who may call: the one place that answers it. `management.py` and `inference.py` ask.
+"""Who may call: the one place that answers it. `management.py`, `inference.py` and `tunnel.py` ask.
 
-Two kinds of callers so far: whom Jupyter itself knows (token, cookie, Hub), and kernels of this server, which show the
-owner key: a random word in a 0600 file, for servers whose callers have no token that a kernel could use (a password, a
-Hub). Both are subject to Jupyter's Authorizer.
+Everything may do: whom Jupyter itself knows (token, cookie, Hub), and kernels of this server, which show the owner key:
+a random word in a 0600 file, for servers whose callers have no token that a kernel could use (a password, a Hub). Both
+are subject to Jupyter's Authorizer. Only predict may: an access key of ours, and a bearer with the Hub's scope for it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,20 @@ import hmac
 import json
 import os
 import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jupyter_server import CallContext
 from jupyter_server.auth.identity import User
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import ensure_async
 from tornado import web
+
+from ..grants import Grant
+from .hub import HubError
+
+if TYPE_CHECKING:
+    from .app import TFServe
 
 #: What may be done to the management API: Jupyter's actions read, write, execute.
 MANAGEMENT = "jupyter_tfserve"
@@ -37,6 +45,14 @@ class Refused(Exception):
         self.message = message
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Who is let in."""
+
+    name: str  #: for the audit events
+    grant: Grant | None = None  #: None: all that the model server does for its owner
+
+
 def is_owner(handler: JupyterHandler, owner_key: str) -> bool:
     """Whether the request shows the owner key; if so the handler's user is the owner.
 
@@ -52,17 +68,58 @@ def is_owner(handler: JupyterHandler, owner_key: str) -> bool:
     return True
 
 
-async def may_infer(handler: JupyterHandler, owner_key: str) -> None:
-    """Let the request through or raise Refused. Credentials count in headers and cookies only, never in the URL: a URL
-    is written into logs.
+async def may_infer(handler: JupyterHandler, tfserve: TFServe) -> Caller:
+    """Who calls; raises Refused. Credentials count in headers and cookies only, never in the URL: a URL is written into
+    logs. What only predicts counts in the header alone.
     """
     if "token" in handler.request.query_arguments:
         raise Refused(401, "The token belongs into the header  Authorization: Bearer <token>,  not into the URL.")
-    if not is_owner(handler, owner_key):
+    if not is_owner(handler, tfserve.supervisor.token):
+        caller = await bearer_of(handler.request.headers.get("Authorization", ""), tfserve)
+        if caller is not None:
+            CallContext.set(CallContext.JUPYTER_HANDLER, handler)
+            handler.current_user = handler._jupyter_current_user = None
+            handler._token_authenticated = True  # type: ignore[attr-defined]
+            handler.set_cors_headers()
+            return caller
         await _identify(handler)
     user = handler.current_user
     if not await ensure_async(handler.authorizer.is_authorized(handler, user, "execute", INFERENCE)):
         raise Refused(403, f"User {user.username} may not execute {INFERENCE} on this server.")
+    return Caller(user.username)
+
+
+async def bearer_of(authorization: str, tfserve: TFServe) -> Caller | None:
+    """Who may predict and no more, by the bearer; None where Jupyter itself is to say who it is. Raises Refused."""
+    match = _AUTHORIZATION.fullmatch(authorization)
+    if match is None:
+        return None
+    key = tfserve.shares.key(match[1])
+    if key is not None:
+        if not tfserve.allow_access_keys:
+            raise Refused(401, "Access keys are turned off on this server (TFServe.allow_access_keys).")
+        if key.expired:
+            raise Refused(401, "This access key has expired: ask its owner for a new one.")
+        tfserve.shares.use(key.id)
+        return Caller(f"key {key.id}", key.grant())
+    if tfserve.hub is None:
+        return None
+    try:
+        user = await tfserve.hub.user_of(match[1])
+    except HubError:
+        return None  # the Hub does not answer: for a while its own identity provider remembers whom it knew
+    if user is None:
+        raise Refused(401, "The JupyterHub does not know this token, or no longer.")
+    if tfserve.hub.opens(user):
+        return None
+    name = f"{user.get('kind', 'user')} {user['name']}"
+    if not tfserve.hub.may_predict(user):
+        raise Refused(403, f"The {name} may not predict here: its token lacks the scope {tfserve.hub.scope}.")
+    # What a service may is its admin's word; what a user may is what was shared with them, where something was.
+    grant = tfserve.shares.for_user(user["name"]) if user.get("kind") != "service" else None
+    if grant is None:
+        return Caller(name, Grant(f"hub {name}", None))
+    return Caller(name, grant)
 
 
 async def _identify(handler: JupyterHandler) -> None:
@@ -71,7 +128,10 @@ async def _identify(handler: JupyterHandler) -> None:
     handler.current_user = handler._jupyter_current_user = None
     if not handler.check_host():
         raise Refused(403, "This server does not answer under that host name (ServerApp.allow_remote_access).")
-    user = await ensure_async(handler.identity_provider.get_user(handler))
+    try:
+        user = await ensure_async(handler.identity_provider.get_user(handler))
+    except web.HTTPError as error:
+        raise Refused(503, "Who you are cannot be asked at the moment; try again.") from error
     if not user:
         raise Refused(401, "Send the header  Authorization: Bearer <token>.")
     handler.current_user = handler._jupyter_current_user = user

@@ -22,16 +22,23 @@ from jupyter_server._tz import utcnow
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
 from prometheus_client import REGISTRY
-from traitlets import Float, Int, List, Unicode, default
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
+from tornado.netutil import bind_unix_socket
+from traitlets import Bool, Float, Int, List, TraitError, Unicode, default
 
 from ..api import Event
 from ..store import Store, StoreError, write_atomically
-from ..supervisor import Settings, StartError, Supervisor
+from ..supervisor import Settings, StartError, Supervisor, Tls
 from . import metrics
 from .broadcast import Broadcast, Follower
 from .forward import Forwarder
+from .hub import Hub
 from .inference import InferenceHandler
-from .management import default_handlers
+from .management import Refuse, default_handlers
+from .shares import Shares
+from .sharing import ShareHandler, SharesHandler, revoke
+from .tunnel import TunnelHandler
 from .uploads import Uploads
 
 #: What tells the kernels of this server where we are: the path of the endpoint file.
@@ -67,6 +74,29 @@ class TFServe(ExtensionApp):
         free one. 0: none.""",
     ).tag(config=True)
 
+    allow_access_keys = Bool(
+        help="""Whether the owner may make access keys, which let whoever has one predict with named models. Default:
+        yes; on a JupyterHub no, because a key works without the Hub, whose policy it would bypass."""
+    ).tag(config=True)
+
+    allow_unauthenticated_loopback = Bool(
+        False,
+        help="""Let the model server's own ports answer without a token. Every user and every program of this machine
+        can call them then; only for a `host` that is the loopback.""",
+    ).tag(config=True)
+
+    certfile = Unicode(
+        help="""Certificate (PEM) with which the model server's own ports speak TLS. Default: the Jupyter Server's where
+        `host` is not the loopback."""
+    ).tag(config=True)
+
+    keyfile = Unicode(help="The private key of `certfile` (PEM). Default: as for it.").tag(config=True)
+
+    client_ca = Unicode(
+        help="""Certificates (PEM) that those of clients are signed with: then the model server's own ports talk only to
+        clients that show one. Needs `certfile`."""
+    ).tag(config=True)
+
     model_server_flags = List(
         Unicode(),
         help="""More flags for the model server, as tensorflow_model_server takes them (`tfserve --help`): for example
@@ -97,9 +127,32 @@ class TFServe(ExtensionApp):
         0, help="Bytes that a version may have that a kernel on another machine uploads. 0: what the disk holds."
     ).tag(config=True)
 
+    allowed_ops = List(
+        Unicode(),
+        help="""Ops that an uploaded model may have although they touch files, the network or Python, by TensorFlow's
+        names: ["InitializeTableFromTextFileV2"] for vocabularies in files. What is registered on this machine is not
+        looked at: its owner's rights are needed for that.""",
+    ).tag(config=True)
+
     @default("store")
     def _default_store(self) -> str:
         return os.environ.get("JUPYTER_TFSERVE_STORE") or os.path.join(jupyter_data_dir(), "tfserve")
+
+    @default("allow_access_keys")
+    def _default_allow_access_keys(self) -> bool:
+        return Hub.of(self.server.identity_provider) is None
+
+    @default("certfile")
+    def _default_certfile(self) -> str:
+        return "" if self._is_loopback else self.server.certfile
+
+    @default("keyfile")
+    def _default_keyfile(self) -> str:
+        return "" if self._is_loopback else self.server.keyfile
+
+    @property
+    def _is_loopback(self) -> bool:
+        return self.host == "localhost" or self.host == "::1" or self.host.startswith("127.")
 
     @property
     def server(self) -> ServerApp:
@@ -117,7 +170,10 @@ class TFServe(ExtensionApp):
         _sweep(runtime)
         folder, self._lock = _claim(runtime)
         self.models = Store(self.store)
+        self.hub = Hub.of(self.server.identity_provider)
+        self.shares = Shares(self.models, self.hub.server if self.hub else "")
         token = self.server.identity_provider.token
+        self._check_ports()
         self.supervisor = Supervisor(
             Settings(
                 store=self.models,
@@ -126,6 +182,8 @@ class TFServe(ExtensionApp):
                 grpc_port=self.grpc_port,
                 rest_port=self.rest_port,
                 bearers=(token,) if token else (),
+                open_ports=self.allow_unauthenticated_loopback,
+                tls=self._tls(),
                 flags=tuple(self.model_server_flags),
                 start_timeout=self.start_timeout,
                 drain_timeout=self.drain_timeout,
@@ -138,8 +196,11 @@ class TFServe(ExtensionApp):
         self.broadcast = Broadcast()
         self.follower = Follower(self.management_forwarder, self._on_model_server)
         self._collector = metrics.ModelServerCollector(self.supervisor.socket, lambda: self.supervisor.running)
-        self.uploads = Uploads(self.models, self.max_upload_size)
+        self.uploads = Uploads(self.models, self.max_upload_size, self.allowed_ops)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._for_kernels: HTTPServer | None = None
+        self._kernels_socket = self.supervisor.socket.with_name("k")
         self._endpoint = runtime / f"jupyter_{folder.name}.json"
         for schema in sorted(_SCHEMAS.glob("*.yaml")):
             self._event_logger.register_event_schema(schema)
@@ -147,20 +208,35 @@ class TFServe(ExtensionApp):
     def initialize_handlers(self) -> None:
         """Our two groups of URLs."""
         self.handlers.extend(default_handlers)
-        self.handlers.append((r"/tfserve(/(?i:v1)(?:/.*)?)", InferenceHandler))
+        self.handlers.append((r"/tfserve/api/shares", SharesHandler))
+        self.handlers.append((r"/tfserve/api/shares/([0-9a-z]+)", ShareHandler))
+        self.handlers.append((r"/tfserve/grpc-tunnel", TunnelHandler))
+        self.handlers.append((r"/tfserve(/(?:(?i:v1)|grpc-web)(?:/.*)?)", InferenceHandler))
 
     async def _start_jupyter_server_extension(self, serverapp: Any) -> None:
         """The event loop runs: tell the kernels where we are, and serve again what was served."""
         self._loop = asyncio.get_running_loop()
         self.follower.start()
         REGISTRY.register(self._collector)
+        self.tell_grants()
+        self._following = asyncio.create_task(self._follow_shares(), name="tfserve-shares")
+        if self.server.client_ca:
+            # As with the internal TLS of a JupyterHub: who has no certificate of the right kind gets no connection, and
+            # a kernel has none.
+            self._for_kernels = HTTPServer(self.server.web_app)
+            self._for_kernels.add_socket(bind_unix_socket(str(self._kernels_socket), 0o600))
         write_atomically(
             self._endpoint,
-            json.dumps({"url": local_url(self.server), "token": self.supervisor.token, "pid": os.getpid()}),
+            json.dumps({"url": self._url_for_kernels(), "token": self.supervisor.token, "pid": os.getpid()}),
         )
         os.environ[ENDPOINT] = str(self._endpoint)
         if self.models.has_models:
             threading.Thread(target=self._restore, name="tfserve-restore", daemon=True).start()
+
+    def _url_for_kernels(self) -> str:
+        if self._for_kernels is None:
+            return local_url(self.server)
+        return f"http+unix://{quote(str(self._kernels_socket), safe='')}{self.server.base_url}tfserve"
 
     async def stop_extension(self) -> None:
         """Drain and end the model server, take away what we left."""
@@ -170,7 +246,13 @@ class TFServe(ExtensionApp):
         with contextlib.suppress(KeyError):  # Jupyter Server did not come as far as to start us
             REGISTRY.unregister(self._collector)
         self.broadcast.close()
+        if self._for_kernels is not None:
+            self._for_kernels.stop()
+        if self._following is not None:
+            self._following.cancel()
         await self.follower.stop()
+        with contextlib.suppress(OSError, StoreError):
+            await asyncio.to_thread(self.shares.note_use)
         await asyncio.to_thread(self.supervisor.close)
         self.forwarder.close()
         self.management_forwarder.close()
@@ -199,6 +281,60 @@ class TFServe(ExtensionApp):
             self.supervisor.ensure_started()
         except (StartError, StoreError) as error:
             self.log.error("What was served before is not served: %s %s", error.message, error.remedy)
+
+    # Who may call.
+
+    def tell_grants(self) -> None:
+        """Let the model server's own ports know the access keys as they are now."""
+        self.supervisor.set_grants(self.shares.grants() if self.allow_access_keys else ())
+
+    async def _follow_shares(self) -> None:
+        """Another Jupyter Server on the same store may revoke, too; what has expired is to be revoked at the Hub."""
+        tried: dict[str, float] = {}
+        while True:
+            await asyncio.sleep(0.5)
+            try:
+                if await asyncio.to_thread(self.shares.refresh):
+                    self.tell_grants()
+            except (OSError, ValueError, TypeError, StoreError) as error:
+                self.log.error("The shares cannot be read, those known hold on: %s", error)
+                await asyncio.sleep(10)
+            if self.hub is None:
+                continue
+            for record in self.shares:
+                due = record.kind != "key" and record.server == self.hub.server and record.expired
+                if due and asyncio.get_running_loop().time() > tried.get(record.id, 0.0):
+                    tried[record.id] = asyncio.get_running_loop().time() + 60
+                    try:
+                        await revoke(self, record)
+                    except (Refuse, OSError, StoreError) as error:
+                        self.log.warning("Share %s has expired here; %s", record.id, error)
+
+    def audit(self, **data: Any) -> None:
+        """Tell whoever audits; see `events/access.yaml`."""
+        self._emit("access", data)
+
+    def audit_refusal(self, request: HTTPServerRequest, status: int, who: str) -> None:
+        """A caller was refused."""
+        self.audit(
+            action="refused",
+            who=who,
+            status=status,
+            method=request.method or "",
+            path=request.path,
+            remote=request.remote_ip or "",
+        )
+
+    def _check_ports(self) -> None:
+        if self.allow_unauthenticated_loopback and not self._is_loopback:
+            raise TraitError(f"TFServe.allow_unauthenticated_loopback is for the loopback, not for host {self.host!r}.")
+        if bool(self.certfile) != bool(self.keyfile) or (self.client_ca and not self.certfile):
+            raise TraitError("TFServe.certfile and TFServe.keyfile belong together; TFServe.client_ca needs both.")
+
+    def _tls(self) -> Tls | None:
+        if not self.certfile:
+            return None
+        return Tls(Path(self.certfile), Path(self.keyfile), Path(self.client_ca) if self.client_ca else None)
 
     # What happens to the model server.
 

@@ -1,6 +1,8 @@
-"""TF Serving's REST API under ``<base_url>/tfserve/v1/...``: who calls is asked here, the bytes are the model server's.
+"""TF Serving's REST API under ``<base_url>/tfserve/v1/...``, and its gRPC API as gRPC-Web under
+``<base_url>/tfserve/grpc-web/...``: who calls is asked here, the bytes are the model server's.
 
-Bodies stream through in both directions and are never parsed.
+Bodies stream through in both directions and are never parsed: what a caller with a grant may ask for, the model server
+looks at, which is told the grant.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from jupyter_server.extension.handler import ExtensionHandlerMixin
 from tornado import iostream, web
 from tornado.http1connection import HTTP1Connection
 
+from ..grants import GRANT_HEADER, REFUSED_HEADER
 from . import access, metrics
 from .forward import Exchange, Unreachable
 
@@ -33,6 +36,7 @@ _HANDED_ON = (
     "Access-Control-Request-Headers",
     "Traceparent",
     "Tracestate",
+    "Grpc-Timeout",
 )
 
 #: The answer's headers that are Jupyter's own business.
@@ -55,6 +59,8 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
         self._exchange: Exchange | None = None
         self._refusal: tuple[int, str] | None = None
         self._client_gone = False
+        self._caller: access.Caller | None = None
+        self._refused_as = 0  # the status of a refusal that is told inside an answer of status 200
         metrics.IN_FLIGHT.inc()
         self._counted = False
 
@@ -71,7 +77,7 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
         length = self.request.headers.get("Content-Length", "")
         limit = self.tfserve.max_body_size
         try:
-            await access.may_infer(self, self.tfserve.supervisor.token)
+            self._caller = await access.may_infer(self, self.tfserve)
         except access.Refused as refused:
             self._refusal = refused.status, refused.message
         else:
@@ -87,7 +93,10 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
         """A browser asks, without credentials, whether a page may call: Jupyter's own CORS settings say it."""
         self.current_user = None
         self.set_cors_headers()
-        self.set_header("Access-Control-Allow-Headers", "authorization, content-type, x-xsrftoken")
+        self.set_header(
+            "Access-Control-Allow-Headers",
+            "authorization, content-type, x-xsrftoken, x-grpc-web, x-user-agent, grpc-timeout",
+        )
         self.set_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
         self.clear_header("Content-Type")
         self.finish()
@@ -95,6 +104,8 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
     async def _begin(self, length: str) -> None:
         self.tfserve.note_activity()
         headers = [(name, self.request.headers[name]) for name in _HANDED_ON if name in self.request.headers]
+        if self._caller is not None and self._caller.grant is not None:
+            headers.append((GRANT_HEADER, self._caller.grant.to_json()))
         in_chunks = "Transfer-Encoding" in self.request.headers
         try:
             if not self.tfserve.supervisor.running:
@@ -146,7 +157,9 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
         self.set_status(head.status, head.reason or None)
         self.clear_header("Content-Type")
         for name, value in head.headers:
-            if name.lower() not in _NOT_HANDED_BACK:
+            if name.lower() == REFUSED_HEADER.lower():
+                self._refused_as = int(value)
+            elif name.lower() not in _NOT_HANDED_BACK:
                 self.set_header(name, value)
         try:
             while part:
@@ -190,6 +203,9 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
         """The answer is out."""
         self._count(f"{self.get_status() // 100}xx")
         metrics.SECONDS.observe(self.request.request_time())
+        status = self._refused_as or self.get_status()
+        if status in (401, 403, 429):
+            self.tfserve.audit_refusal(self.request, status, self._caller.name if self._caller else "")
 
     def _count(self, status: str) -> None:
         if not self._counted:

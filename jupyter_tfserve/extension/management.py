@@ -54,6 +54,7 @@ class ManagementHandler(ExtensionHandlerMixin, APIHandler):
     """What the handlers have in common."""
 
     auth_resource = AUTH_RESOURCE
+    audited = True  #: whether its changes are events
 
     @property
     def tfserve(self) -> TFServe:
@@ -134,6 +135,21 @@ class ManagementHandler(ExtensionHandlerMixin, APIHandler):
         if not isinstance(message, dict):
             raise Refuse(400, "The body must be a JSON object.")
         return message
+
+    def on_finish(self) -> None:
+        """Changes and refusals are told to whoever audits."""
+        super().on_finish()
+        name = self.current_user.username if self.current_user else ""
+        if self.get_status() in (401, 403):
+            self.tfserve.audit_refusal(self.request, self.get_status(), name)
+        elif self.get_status() < 400 and self.request.method != "GET" and self.audited:
+            self.tfserve.audit(
+                action="changed",
+                who=name,
+                method=self.request.method,
+                path=self.request.path,
+                remote=self.request.remote_ip,
+            )
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """A `Refusal`, always."""
@@ -354,6 +370,11 @@ class UploadsHandler(ManagementHandler):
 
 class UploadHandler(ManagementHandler):
     """One upload on its way."""
+
+    async def prepare(self) -> None:  # type: ignore[override]
+        """Its many parts are no changes yet."""
+        self.audited = self.request.method != "PUT"
+        await super().prepare()
 
     @web.authenticated
     @authorized("write", AUTH_RESOURCE)

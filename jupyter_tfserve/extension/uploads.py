@@ -17,12 +17,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from ..api import Upload, UploadFile, UploadRequest
 from ..store import Store, StoreError, check_name, write_atomically
+from . import hostile
 
 #: Files in one version: the largest real ones have some hundreds.
 MAX_FILES = 10_000
@@ -51,8 +52,9 @@ class Uploads:
     the same store. They raise UploadRefused, StoreError and OSError.
     """
 
-    def __init__(self, store: Store, max_bytes: int = 0) -> None:
+    def __init__(self, store: Store, max_bytes: int = 0, allowed_ops: Collection[str] = ()) -> None:
         self._store = store
+        self._allowed_ops = frozenset(allowed_ops)
         self._max_bytes = max_bytes  # 0: what the disk holds
 
     def begin(self, message: Any) -> Upload:
@@ -124,6 +126,10 @@ class Uploads:
                     raise UploadRefused(
                         409, f"{file['path']!r} is not what was announced: its SHA-256 differs.", "Send it again."
                     )
+            try:
+                hostile.check(folder / "version", self._allowed_ops)
+            except hostile.Hostile as error:
+                raise UploadRefused(422, error.message, error.remedy) from error
             try:
                 number, path = self._store.publish(folder / "version", request["model"], request["version"])
             except StoreError as error:

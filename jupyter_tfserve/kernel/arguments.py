@@ -48,6 +48,17 @@ VERBS: Mapping[str, Verb] = {
     "stop": Verb("%tfserve stop", most=0),
     "restart": Verb("%tfserve restart", most=0),
     "logs": Verb("%tfserve logs [--lines N]", values=frozenset({"--lines"}), most=0),
+    "share": Verb(
+        "%tfserve share NAME [--with USER | --link | --key] [--expires 7d] [--rate 100/s] [--concurrency N] "
+        "[--version N | --label L] [--note TEXT] [--notebook FILE]",
+        flags=frozenset({"--link", "--key"}),
+        values=frozenset(
+            {"--with", "--expires", "--rate", "--concurrency", "--version", "--label", "--note", "--notebook"}
+        ),
+        most=1,
+    ),
+    "shares": Verb("%tfserve shares", most=0),
+    "unshare": Verb("%tfserve unshare ID", most=1),
     "config": Verb("%tfserve config   (%%tfserve config sets it)", most=0),
     "register": Verb(
         "%tfserve [register] NAME OBJECT [--version N] [--label L] [--signature NAME[=EXPR]] [--example EXPR] "

@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..api import ModelStatus, Policy, ServerInfo, State
+from ..api import ModelStatus, Policy, ServerInfo, ShareKind, ShareRequest, State
 from ..client import Client, TFServeError
 from ..store import Store
 from . import lineage, render
 from .export import read_example
 from .outcomes import Address, ModelReport, Overview, Registered
 from .registering import Wish, register
+from .sharing import Shared, ShareReport, forget_key, share
 from .values import request_body, results
 
 Progress = Callable[[str], None]
@@ -185,6 +186,46 @@ class Endpoint(ABC):
     def remove(self, name: str) -> None:
         """Stop serving a model and delete its files."""
         self.client.unregister(name, files=True)
+
+    def share(
+        self,
+        name: str,
+        *,
+        with_user: str = "",
+        kind: ShareKind | None = None,
+        versions: Sequence[int] = (),
+        labels: Sequence[str] = (),
+        expires: float | None = 7 * 86400.0,
+        rate: float | None = None,
+        concurrency: int | None = None,
+        note: str = "",
+        notebook: str = "",
+    ) -> Shared:
+        """Let somebody predict with a model, and nothing else.
+
+        To a user of the Hub (`with_user`), by link, or by access key (`kind`); by default by link on a Hub, else by
+        key. `expires` in seconds, None for never; `rate` in requests a second; `concurrency` in requests in flight. A
+        key may be for `versions` or `labels` only. `notebook` names a file to write: a notebook for the receiver.
+        """
+        request = ShareRequest(expires_in=expires, rate=rate, concurrency=concurrency, note=note)
+        if with_user:
+            request["user"] = with_user
+        if kind is not None:
+            request["kind"] = kind
+        if versions:
+            request["versions"] = list(versions)
+        if labels:
+            request["labels"] = list(labels)
+        return share(self, name, request, notebook)
+
+    def shares(self) -> ShareReport:
+        """Everything that is shared."""
+        return ShareReport(self.client.shares()["shares"])
+
+    def unshare(self, share_id: str) -> None:
+        """Revoke a share, and remove the file of its key."""
+        self.client.unshare(share_id)
+        forget_key(share_id)
 
     def address(self) -> Address:
         """Where models answer."""

@@ -14,7 +14,7 @@ from IPython.core.error import TryNext
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
 
-from ..api import Policy
+from ..api import Policy, ShareKind
 from ..client import TFServeError
 from .arguments import VERBS, Line, UsageError, names, parse, split, unknown, whole_number
 from .endpoint import Endpoint, connect
@@ -22,6 +22,7 @@ from .errors import KernelError, plain_errors
 from .expressions import evaluate, expand, expanded, find_object
 from .outcomes import Said
 from .progress import ProgressLine, show
+from .sharing import per_second, seconds
 
 
 class TFServeMagicError(TFServeError):
@@ -68,6 +69,8 @@ class TFServeMagics(Magics):
             %tfserve versions NAME --latest 2 | --all | --only 3 4     which versions are served
             %tfserve unload NAME        stop serving; the files stay, `%tfserve register NAME` serves them again
             %tfserve remove NAME        stop serving and delete the files
+            %tfserve share NAME [--with USER | --link | --key]   let somebody predict, and nothing else
+            %tfserve shares             who may; %tfserve unshare ID  ends it
             %tfserve start | stop | restart | logs [--lines 50]        the model server process
             %tfserve register NAME OBJECT     the long form, for a NAME that is a verb
 
@@ -113,6 +116,9 @@ class TFServeMagics(Magics):
             "stop": _stop,
             "restart": _restart,
             "logs": _logs,
+            "share": _share,
+            "shares": _shares,
+            "unshare": _unshare,
             "config": _config,
             "register": self._register,
         }
@@ -308,6 +314,40 @@ def _restart(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
 def _logs(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
     text = endpoint.logs(whole_number(line.last("--lines"), "--lines", 1) or 200)
     sys.stdout.write((text or "The model server has written no log yet.") + "\n")
+
+
+def _share(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
+    names(line.words, "share")
+    chosen = [option for option in ("--with", "--link", "--key") if option in line.options]
+    if len(chosen) > 1:
+        raise UsageError("Only one of --with, --link and --key can hold.", VERBS["share"].usage)
+    kinds: dict[str, ShareKind] = {"--with": "user", "--link": "link", "--key": "key"}
+    version, label = _which(line, scope)
+    rate = line.last("--rate")
+    show(
+        endpoint.share(
+            expand(line.words[0], scope),
+            with_user=expanded(line.last("--with"), scope) or "",
+            kind=kinds[chosen[0]] if chosen else None,
+            versions=[] if version is None else [version],
+            labels=[label] if label else [],
+            expires=seconds(line.last("--expires") or "7d"),
+            rate=per_second(rate) if rate else None,
+            concurrency=whole_number(line.last("--concurrency"), "--concurrency", 1),
+            note=line.last("--note") or "",
+            notebook=expanded(line.last("--notebook"), scope) or "",
+        )
+    )
+
+
+def _shares(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
+    show(endpoint.shares())
+
+
+def _unshare(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
+    names(line.words, "unshare")
+    endpoint.unshare(line.words[0])
+    show(Said(f"{line.words[0]} is revoked. A JupyterHub's word about a token may count for 30 s more."))
 
 
 def _config(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:

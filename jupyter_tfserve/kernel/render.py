@@ -71,7 +71,7 @@ def overview_text(view: Overview) -> str:
     lines = [_server_words(view.state["server"]), ""]
     models = view.state["models"]
     if models:
-        lines += _columns(["model", "answers with", "versions", "labels", "error"], map(_model_row, models))
+        lines += columns(["model", "answers with", "versions", "labels", "error"], map(_model_row, models))
     elif view.state["stored"]:
         lines.append("No model is served.")
     else:
@@ -113,7 +113,7 @@ def report_text(report: ModelReport) -> str:
     lines = [f"{status['name']}: {_policy_words(status)}, from {status['base_path']}"]
     if status["error"]:
         lines.append(f"  Error: {status['error']}")
-    lines += _columns(_VERSION_HEAD, map(_version_row, status["versions"]))
+    lines += columns(_VERSION_HEAD, map(_version_row, status["versions"]))
     for version in status["versions"]:
         if version["error_message"]:
             lines.append(f"  Version {version['version']}: {version['error_message']}")
@@ -158,6 +158,23 @@ def said_html(text: str) -> str:
     return (
         f"<div role='status' style='white-space:pre-wrap;color:var(--jp-ui-font-color1,inherit)'>{escape(text)}</div>"
     )
+
+
+def card_html(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    """A title and pairs."""
+    return _box(title, f"<div><strong>{escape(title)}</strong></div>" + _rows_html(rows))
+
+
+def table_card_html(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    return _box(title, _table_html(title, head, rows))
+
+
+def example_body(example: Mapping[str, Any] | None, signatures: Mapping[str, Signature]) -> str:
+    """A request's body for whoever has no access to the model's files: short enough for a line."""
+    if example is not None and len(json.dumps(example)) > _SHORT:
+        example = None
+    return _body(example, signatures, "")[0]
 
 
 def crash_words(info: ServerInfo) -> str:
@@ -354,7 +371,8 @@ def _signatures_text(signatures: Mapping[str, Signature]) -> list[str]:
     return [f"  signature  {name}: {inputs} -> {outputs}" for name, inputs, outputs in _signature_rows(signatures)]
 
 
-def _columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table as lines of text."""
     table = [list(head), *(list(row) for row in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]
     return [

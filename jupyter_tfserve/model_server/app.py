@@ -21,6 +21,7 @@ import uvloop
 from watchfiles import awatch
 
 from .. import __version__
+from ..grants import GRANT_HEADER, Grant
 from ..store import Store, StoreError
 from . import config as model_config
 from . import config_protos, metrics
@@ -33,8 +34,11 @@ from .core.servable import Servable
 from .core.server_core import CoreOptions, ServerCore
 from .errors import ServingError
 from .flags import Flags, cpus
+from .frontends.admission import Admission, refusal
 from .frontends.grpc import GrpcOptions, GrpcServer
-from .frontends.http import Exchange, Handler, HttpServer, Response
+from .frontends.grpc_web import PREFIX as GRPC_WEB
+from .frontends.grpc_web import GrpcWeb
+from .frontends.http import Exchange, Handler, HttpServer
 from .frontends.management import EventBus, ManagementApi, model_event, version_event
 from .frontends.profiler import ProfilerService
 from .frontends.rest import HEALTH_PATHS, RestApi, RestOptions
@@ -112,8 +116,9 @@ class _Program:
         self._configs = ConfigStore(self._core, self._store)
         try:
             self._bearers = Bearers(flags.bearer_hashes_file)
-        except OSError as error:  # rather no server than one without its bearers
+        except (OSError, ValueError, KeyError, TypeError) as error:  # rather no server than one without its bearers
             raise StartFailed(f"--bearer_hashes_file cannot be read: {error}") from None
+        self._admission = Admission(self._bearers)
         quiet_numpy()
         rest_pool = ThreadPoolExecutor(flags.rest_api_num_threads, "rest", quiet_numpy)
         self._rest = RestApi(
@@ -137,6 +142,7 @@ class _Program:
             self._configs.apply,
             ProfilerService() if flags.enable_profiler else None,
         )
+        self._grpc_web = GrpcWeb(services.methods(), self._admission, rest_pool)
         self._grpc = GrpcServer(
             services,
             self._bearers,
@@ -161,6 +167,7 @@ class _Program:
                 return 0
             grpc_port, rest_port = await self._open_ports(servers)
             sweeps = [asyncio.create_task(server.sweep()) for server, _ in servers]
+            sweeps.append(asyncio.create_task(self._bearers.follow()))
             watching = asyncio.create_task(self._follow_config())
             forget_start_up()
             self._set_ready(grpc_port, rest_port)
@@ -302,7 +309,13 @@ class _Program:
         )
 
         def answer(request: Exchange) -> None:
-            if request.target.startswith("/api/"):
+            forwarded = request.headers.get(GRANT_HEADER.lower())
+            grant = Grant.from_json(json.loads(forwarded)) if forwarded else None
+            if request.target.startswith(f"{GRPC_WEB}/"):
+                self._grpc_web(request, grant)
+            elif grant is not None:
+                self._admission.rest(grant, request, self._rest)
+            elif request.target.startswith("/api/"):
                 management(request)
             else:
                 self._rest(request)
@@ -375,17 +388,20 @@ class _Program:
         """REST for everyone who can reach the port: a bearer is asked for where there are any."""
         if not self._bearers:
             return rest
-        refusal = Response(
-            401,
-            b'{"error": "Send the header  Authorization: Bearer <token>."}',
-            headers=(("WWW-Authenticate", "Bearer"),),
-        )
 
         def answer(request: Exchange) -> None:
-            if request.target in HEALTH_PATHS or self._bearers.accept(request.headers.get("authorization", "")):
+            if request.target in HEALTH_PATHS:
+                rest(request)
+                return
+            try:
+                grant = self._bearers.caller(request.headers.get("authorization", ""))
+            except ServingError as error:
+                request.respond(refusal(error))
+                return
+            if grant is None:
                 rest(request)
             else:
-                request.respond(refusal)
+                self._admission.rest(grant, request, rest)
 
         return answer
 

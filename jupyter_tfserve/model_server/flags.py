@@ -121,7 +121,11 @@ def _parser() -> _Parser:
     flag("find_free_ports", False, "take the next free port where one is taken")
     flag("store", "", "folder of models.config and its models, changed through the management API; watched")
     flag("management_socket", "", "Unix socket (0600) for the management API, and REST beside it")
-    flag("bearer_hashes_file", "", "SHA-256 of each bearer that the ports ask for, in hex, a line each; none: open")
+    flag(
+        "bearer_hashes_file",
+        "",
+        "SHA-256 of each bearer that the ports ask for, hex, a line each; or grants; none: open",
+    )
     flag("grpc_transport", "auto", "'grpcio', or 'native': pygrpc-native where it can; 'auto' is native")
     flag("drain_timeout_seconds", 30.0, "seconds that requests in flight get after SIGTERM")
     flag("max_body_bytes", 2**31 - 1, "largest REST body")

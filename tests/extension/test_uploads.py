@@ -15,7 +15,10 @@ from jupyter_tfserve.extension import uploads
 from jupyter_tfserve.extension.uploads import UploadRefused, Uploads
 from jupyter_tfserve.store import Store, StoreError
 
-FILES = {"saved_model.pb": b"graph" * 1000, "variables/variables.data-00000-of-00001": b"x" * 3000, "assets/empty": b""}
+#: A SavedModel as far as its wire format goes: 5000 bytes, one field that says nothing.
+GRAPH = b"\x7a\x85\x27" + (b"graph" * 1000)[:4997]
+
+FILES = {"saved_model.pb": GRAPH, "variables/variables.data-00000-of-00001": b"x" * 3000, "assets/empty": b""}
 
 
 @pytest.fixture

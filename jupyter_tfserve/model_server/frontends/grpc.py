@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -22,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 from ..auth import Bearers
 from ..errors import Code, ServingError, truncated
 from ..tls import Tls
+from .admission import Admission
 from .services import MODEL_SERVICE, PREDICTION_SERVICE, Method, Services
 
 try:
@@ -169,12 +171,7 @@ class _BearerInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
 
     def __init__(self, bearers: Bearers) -> None:
         self._bearers = bearers
-
-        def refuse(request: object, context: grpc.ServicerContext) -> bytes:
-            context.abort(_STATUS[int(Code.UNAUTHENTICATED)], "Send metadata: authorization = 'Bearer <token>'.")
-            raise AssertionError
-
-        self._refuse = grpc.unary_unary_rpc_method_handler(refuse)
+        self._admission = Admission(bearers)
 
     def intercept_service(
         self,
@@ -184,6 +181,31 @@ class _BearerInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         if details.method.startswith(f"/{_HEALTH}/"):
             return continuation(details)
         sent = next((value for key, value in details.invocation_metadata if key == "authorization"), "")
-        if self._bearers.accept(sent if isinstance(sent, str) else ""):
+        try:
+            grant = self._bearers.caller(sent if isinstance(sent, str) else "")
+        except ServingError as error:
+            return _refusing(error)
+        if grant is None:
             return continuation(details)
-        return self._refuse
+        handler = continuation(details)
+        if handler is None or handler.unary_unary is None:  # not ours: reflection, the profiler
+            return _refusing(ServingError(Code.PERMISSION_DENIED, "This bearer is for predictions."))
+        run = handler.unary_unary
+
+        def call(payload: bytes, context: grpc.ServicerContext) -> bytes:
+            try:
+                with self._admission.rpc(grant, details.method, payload):
+                    return cast(bytes, run(payload, context))
+            except ServingError as error:
+                context.abort(_STATUS[int(error.code)], truncated(error.text))
+            raise AssertionError  # abort raises
+
+        return grpc.unary_unary_rpc_method_handler(call)
+
+
+def _refusing(error: ServingError) -> grpc.RpcMethodHandler:
+    def refuse(request: object, context: grpc.ServicerContext) -> bytes:
+        context.abort(_STATUS[int(error.code)], truncated(error.text))
+        raise AssertionError
+
+    return grpc.unary_unary_rpc_method_handler(refuse)

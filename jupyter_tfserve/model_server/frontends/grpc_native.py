@@ -16,9 +16,11 @@ from typing import Any
 
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
+from ...grants import Grant
 from ..auth import Bearers
 from ..core.batching import run_here
 from ..errors import Code, ServingError, truncated
+from .admission import Admission
 from .services import PREDICTION_SERVICE, Call, Method, Services
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class NativeTransport:
         """Bind; `arguments` has names of `ARGUMENTS`. Raises OSError if the port is taken."""
         self._services = services
         self._bearers = bearers
+        self._admission = Admission(bearers)
         self._pool = pool
         methods = {
             f"/{service}/{name}": method
@@ -60,6 +63,7 @@ class NativeTransport:
             for name, method in named.items()
         }
         self._methods: list[Method | None] = list(methods.values())
+        self._paths = list(methods)
         self._methods[list(methods).index(f"/{PREDICTION_SERVICE}/Predict")] = None  # started, not called
         given: dict[str, Any] = {ARGUMENTS[name]: value for name, value in arguments.items()}
         self._front = NativeGrpcFront(
@@ -102,7 +106,7 @@ class NativeTransport:
             for kind, call_id, method, payload, _, details in events:
                 if kind == EVENT_CALL and payload is not None and details is not None:
                     self._take(call_id, method, payload, details)
-                elif (call := self._calls.pop(call_id, None)) is not None:
+                elif (call := self._end(call_id)) is not None:
                     call.cancelled = True
             turns, self._turns = self._turns, []
             for turn in turns:
@@ -122,8 +126,12 @@ class NativeTransport:
             return
         if self._bearers:
             sent = next((value for key, value in metadata if key == "authorization"), "")
-            if not self._bearers.accept(sent if isinstance(sent, str) else ""):
-                call.fail(ServingError(Code.UNAUTHENTICATED, "Send metadata: authorization = 'Bearer <token>'."))
+            try:
+                call.grant = grant = self._bearers.caller(sent if isinstance(sent, str) else "")
+                if grant is not None:
+                    self._admission.enter(grant, self._paths[method], payload)
+            except ServingError as error:
+                call.fail(error)
                 return
         self._calls[call_id] = call
         run = self._methods[method]
@@ -134,24 +142,32 @@ class NativeTransport:
         else:
             self._services.start_predict(call, self._turns.append)
 
+    def _end(self, call_id: int) -> _NativeCall | None:
+        """A call is over, once: the thread that takes it out of the table also ends its counting."""
+        call = self._calls.pop(call_id, None)
+        if call is not None and call.grant is not None:
+            self._admission.leave(call.grant)
+        return call
+
     def respond(self, call_id: int, payload: bytes) -> None:
         """Send a reply; nothing happens if the client is gone."""
-        self._calls.pop(call_id, None)
+        self._end(call_id)
         self._front.respond(call_id, payload)
 
     def fail(self, call_id: int, error: ServingError) -> None:
         """Send a status."""
-        self._calls.pop(call_id, None)
+        self._end(call_id)
         self._front.fail(call_id, int(error.code), truncated(error.text))
 
 
 class _NativeCall(Call):
-    __slots__ = ("_id", "_transport", "cancelled")
+    __slots__ = ("_id", "_transport", "cancelled", "grant")
 
     def __init__(self, payload: bytes, deadline: float | None, call_id: int, transport: NativeTransport) -> None:
         super().__init__(payload, deadline)
         self._id = call_id
         self._transport = transport
+        self.grant: Grant | None = None  #: what its caller may do; None for the owner
         self.cancelled = False  #: by the client, or because its deadline has passed
 
     def reply(self, payload: bytes) -> None:

@@ -35,6 +35,9 @@ MAX_PIPELINED = 32
 IDLE_SECONDS = 300.0
 STALLED_SECONDS = 60.0
 
+#: Seconds that a request's line and headers may take, however busily they come.
+HEAD_SECONDS = 60.0
+
 #: Seconds that a refused client may go on sending, unread: a close at once would take the refusal away from it.
 LINGER_SECONDS = 5.0
 
@@ -213,7 +216,7 @@ class _Connection(asyncio.Protocol):
         self._refusal: Response | None = None
         self._paused = False
         self._may_write = True
-        self._last = server.now
+        self._last = self._head_since = server.now
         self._candidate = b""
         self._reset()
 
@@ -334,6 +337,7 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._reset()
         self._in_request = self._in_headers = True
+        self._head_since = self._server.now
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -515,6 +519,9 @@ class _Connection(asyncio.Protocol):
         if self._transport is None:
             return
         silent = now - self._last
+        if self._in_headers and now - self._head_since > HEAD_SECONDS:
+            self._transport.close()
+            return
         if not self._exchanges and self._stream is None:
             if silent > (STALLED_SECONDS if self._in_request else IDLE_SECONDS):
                 self._transport.close()

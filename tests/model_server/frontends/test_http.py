@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 
+import pytest
 from helpers import PATIENCE, StoreServer, converse, read_all, replies, wait_for
+
+from jupyter_tfserve.model_server.frontends import http
 
 BODY = b'{"instances": [1.0]}'
 POST = b"POST /v1/models/affine:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(BODY)
@@ -75,6 +79,32 @@ def test_a_client_that_closed_its_side_is_answered(server: StoreServer) -> None:
         connection.sendall(POST + b"\r\n" + BODY)
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_head_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that come one by one keep a connection alive, but not for ever."""
+    monkeypatch.setattr(http, "HEAD_SECONDS", 10.0)
+
+    async def run() -> None:
+        server = http.HttpServer(lambda request: None)
+        listening = await asyncio.get_running_loop().create_server(server.protocol, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        try:
+            writer.write(b"GET / HTTP/1.1\r\nX-")
+            while not any(connection._in_headers for connection in server.connections):
+                await asyncio.sleep(0.001)
+            (connection,) = server.connections
+            began = connection._head_since
+            connection._last = began + 10.5  # a byte has just come
+            connection.close_if_idle(began + 9.0)
+            assert not reader.at_eof()
+            connection.close_if_idle(began + 11.0)
+            assert await reader.read() == b""
+        finally:
+            writer.close()
+            listening.close()
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
 
 
 def test_an_offer_to_upgrade_is_ignored(server: StoreServer) -> None:
