@@ -12,7 +12,18 @@ from urllib.parse import quote
 
 import httpx
 
-from .api import Event, ModelRequest, ModelStatus, Policy, ServerInfo, ServerRequest, State, Upload, UploadRequest
+from .api import (
+    BatchingRequest,
+    Event,
+    ModelRequest,
+    ModelStatus,
+    Policy,
+    ServerInfo,
+    ServerRequest,
+    State,
+    Upload,
+    UploadRequest,
+)
 
 #: Seconds for one management call; the long ones (waiting for a load, starting) pass their own.
 TIMEOUT = 30.0
@@ -79,6 +90,12 @@ class Client:
     def set_policy(self, name: str, policy: Policy) -> ModelStatus:
         """Say which versions are to be served."""
         return cast(ModelStatus, self._call("PUT", f"/api/models/{quote(name, safe='')}/policy", policy))
+
+    def set_batching(self, name: str, request: BatchingRequest) -> ModelStatus:
+        """Say how requests are merged, at once; keys left out stay, None goes back to the default."""
+        return cast(
+            ModelStatus, self._call("PUT", f"/api/models/{quote(name, safe='')}/batching", request, timeout=180.0)
+        )
 
     def set_labels(self, name: str, labels: dict[str, int | None]) -> ModelStatus:
         """Move labels; None takes one away."""

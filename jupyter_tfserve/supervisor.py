@@ -279,6 +279,7 @@ class Supervisor:
             f"--management_socket={self.socket}",
             f"--bearer_hashes_file={hash_file}",
             "--max_num_load_retries=0",  # what cannot be loaded is told at once; a new registration tries again
+            "--auto_batching",
             f"--drain_timeout_seconds={settings.drain_timeout}",
             f"--owner_fd={owner_read}",
             f"--ready_fd={ready_write}",

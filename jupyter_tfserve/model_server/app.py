@@ -24,9 +24,10 @@ from ..store import Store, StoreError
 from . import config as model_config
 from . import config_protos, metrics
 from .auth import Bearers
+from .batching_settings import BatchingSettings
 from .codecs.json_numbers import quiet_numpy
-from .config import Config, ConfigStore, batching_parameters
-from .core.batching import Batcher, Batching
+from .config import Config, ConfigStore
+from .core.batching import Batcher
 from .core.manager import RetryPolicy, Version
 from .core.server_core import CoreOptions, ServerCore
 from .errors import ServingError
@@ -43,9 +44,6 @@ from .request_log import RequestLogs
 from .tls import Tls
 
 log = logging.getLogger("tfserve")
-
-#: In a version's folder, with --enable_per_model_batching_parameters.
-BATCHING_FILE = "batching_params.pbtxt"
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
@@ -98,11 +96,7 @@ class _Program:
         self._store = Store(flags.store).create() if flags.store else None
         self._management_pool = ThreadPoolExecutor(16, "management")
         self._logs = RequestLogs()
-        self._batching_parameters = batching_parameters(
-            config_protos.read("BatchingParameters", Path(flags.batching_parameters_file))
-            if flags.batching_parameters_file
-            else config_protos.parse("BatchingParameters", "")
-        )
+        self._batching = BatchingSettings(flags, self._store)
         self._core = self._make_core()
         self._configs = ConfigStore(self._core, self._store)
         try:
@@ -187,22 +181,13 @@ class _Program:
         """Load and warm up a version; in one of the manager's threads."""
         servable = saved_model.load(path, options)
         try:
-            batcher = Batcher(servable, self._batching(path), name, number)
+            batcher = self._batching.batcher(servable, path, name, number)
             if self._flags.enable_model_warmup:
                 warm_up(batcher, path, self._flags.num_request_iterations_for_warmup)
         except BaseException:
             servable.close()
             raise
         return batcher
-
-    def _batching(self, path: Path) -> Batching:
-        """How a version's requests are run: merged as its own file says, or as the server's."""
-        parameters = self._batching_parameters
-        if self._flags.enable_per_model_batching_parameters and (path / BATCHING_FILE).exists():
-            parameters = batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE))
-        elif not self._flags.enable_batching:
-            return Batching("off", parameters)
-        return Batching("on", parameters)
 
     def _metrics_path(self) -> str:
         """Where the metrics page is: as the monitoring config says; in a store always."""
@@ -277,6 +262,7 @@ class _Program:
         management = ManagementApi(
             self._core,
             self._configs,
+            self._batching,
             self._events,
             self._management_pool,
             {"tensorflow": tf.__version__, "jupyter_tfserve": __version__},

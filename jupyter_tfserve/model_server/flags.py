@@ -123,6 +123,11 @@ def _parser() -> _Parser:
     flag("management_socket", "", "Unix socket (0600) for the management API, and REST beside it")
     flag("bearer_hashes_file", "", "SHA-256 of each bearer that the ports ask for, in hex, a line each; none: open")
     flag("grpc_transport", "auto", "'grpcio', or 'native': pygrpc-native where it can; 'auto' is native")
+    flag(
+        "auto_batching",
+        False,
+        "without --enable_batching, merge requests where rows were seen to be independent at load",
+    )
     flag("drain_timeout_seconds", 30.0, "seconds that requests in flight get after SIGTERM")
     flag("max_body_bytes", 2**31 - 1, "largest REST body")
     flag("owner_fd", -1, "for whoever starts tfserve: a pipe that ends when they do")
@@ -181,6 +186,7 @@ class Flags(argparse.Namespace):
     management_socket: str
     bearer_hashes_file: str
     grpc_transport: str
+    auto_batching: bool
     drain_timeout_seconds: float
     max_body_bytes: int
     owner_fd: int
