@@ -208,7 +208,7 @@ def parse(arguments: list[str]) -> Flags:
         parser.error(f"unknown flag {argument!r}." + (f" Did you mean --{close[0]}?" if close else ""))
     if flags.rest_api_port and flags.rest_api_port == flags.port:
         parser.error("--rest_api_port must differ from --port.")
-    if flags.batching_parameters_file and not flags.enable_batching:
+    if flags.batching_parameters_file and not (flags.enable_batching or flags.auto_batching):
         parser.error("--batching_parameters_file needs --enable_batching.")
     if flags.tensorflow_session_parallelism and (
         flags.tensorflow_intra_op_parallelism or flags.tensorflow_inter_op_parallelism
