@@ -11,6 +11,7 @@ GET      /api/models/NAME                     :class:`ModelStatus`; ``?wait=VERS
 PUT      /api/models/NAME                     :class:`ModelRequest` -> :class:`ModelStatus` (creates or changes)
 DELETE   /api/models/NAME                     stops serving; ``?files=true`` deletes the store's copy too
 PUT      /api/models/NAME/policy              :class:`Policy` -> :class:`ModelStatus`
+PUT      /api/models/NAME/batching            :class:`BatchingRequest` -> :class:`ModelStatus`
 PATCH    /api/models/NAME/labels              ``{"label": version or null}`` -> :class:`ModelStatus`
 GET/PUT  /api/config                          the whole ModelServerConfig as text proto -> :class:`State`
 GET      /api/events                          :class:`Event` objects as server-sent events
@@ -58,6 +59,39 @@ class Policy(TypedDict, total=False):
     latest: LatestPolicy
     all: AllPolicy
     specific: SpecificPolicy
+
+
+#: "on": requests are merged. "auto": those for signatures whose rows were seen to be independent. "off": none are.
+BatchingMode = Literal["on", "auto", "off"]
+
+
+class BatchingRequest(TypedDict, total=False):
+    """How a model's requests are to be run; keys left out keep their value, null goes back to the default."""
+
+    mode: BatchingMode | None
+    max_batch_size: int | None  #: rows of one request, and of one run
+    batch_timeout_micros: int | None  #: how long a run waits for more; 0: it takes what is there
+    max_enqueued_batches: int | None  #: full batches that may wait; what comes on top is refused (503)
+    num_batch_threads: int | None  #: runs of one signature at the same time
+    allowed_batch_sizes: list[int] | None  #: a run is padded to the next of these; ascending
+    pad_variable_length_inputs: bool | None  #: requests of different lengths are padded to the longest and merged
+    enable_large_batch_splitting: bool | None  #: a request larger than a run may be is run in pieces
+    max_execution_batch_size: int | None  #: rows of one run, with splitting; 0: max_batch_size
+
+
+class Batching(TypedDict):
+    """How a model's requests are run."""
+
+    mode: BatchingMode
+    max_batch_size: int
+    batch_timeout_micros: int
+    max_enqueued_batches: int
+    num_batch_threads: int
+    allowed_batch_sizes: list[int]
+    pad_variable_length_inputs: bool
+    enable_large_batch_splitting: bool
+    max_execution_batch_size: int
+    signatures: dict[str, str]  #: why requests for a signature are not merged, "" if they are
 
 
 class ModelRequest(TypedDict, total=False):
@@ -111,6 +145,7 @@ class ModelStatus(TypedDict):
     keep_versions: int
     versions: list[VersionStatus]  #: highest first
     signatures: dict[str, Signature]  #: of the version that answers by default; {} while none does
+    batching: Batching  #: of that version; without one, what the next will go by
     error: str  #: why the model as a whole cannot be served ("" when it can): no such folder, no version in it
 
 

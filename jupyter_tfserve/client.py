@@ -13,6 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from .api import (
+    BatchingRequest,
     Event,
     ModelRequest,
     ModelStatus,
@@ -92,6 +93,12 @@ class Client:
     def set_policy(self, name: str, policy: Policy) -> ModelStatus:
         """Say which versions are to be served."""
         return cast(ModelStatus, self._call("PUT", f"/api/models/{quote(name, safe='')}/policy", policy))
+
+    def set_batching(self, name: str, request: BatchingRequest) -> ModelStatus:
+        """Say how requests are merged, at once; keys left out stay, None goes back to the default."""
+        return cast(
+            ModelStatus, self._call("PUT", f"/api/models/{quote(name, safe='')}/batching", request, timeout=180.0)
+        )
 
     def set_labels(self, name: str, labels: dict[str, int | None]) -> ModelStatus:
         """Move labels; None takes one away."""

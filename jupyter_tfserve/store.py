@@ -6,6 +6,7 @@ standard library.
     <store>/models.config            ModelServerConfig, text proto: the truth about what is served
     <store>/<model>/<version>/       a SavedModel; appears whole, by a rename
     <store>/<model>/.keep            how many version folders to keep (absent: all)
+    <store>/<model>/.batching        what was set at run time for its batching, JSON (absent: nothing)
     <store>/.staging/                versions on their way in; on the same file system, so that a rename is atomic
     <store>/.store_id                a random word: who reads the same one shares the disk
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -25,11 +27,13 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 CONFIG = "models.config"
 STAGING = ".staging"
 STORE_ID = ".store_id"
 KEEP = ".keep"
+BATCHING = ".batching"
 
 #: Staged folders that nobody touched for this long were left by a process that died.
 STALE_SECONDS = 24 * 3600.0
@@ -199,6 +203,20 @@ class Store:
         base = self.model(name)
         base.mkdir(mode=0o700, exist_ok=True)
         write_atomically(base / KEEP, str(count))
+
+    def batching(self, name: str) -> dict[str, Any]:
+        """What was set at run time for a model's batching (`api.BatchingRequest`); {} for nothing."""
+        try:
+            found = json.loads((self.root / name / BATCHING).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def set_batching(self, name: str, settings: dict[str, Any]) -> None:
+        """Remember it."""
+        base = self.model(name)
+        base.mkdir(mode=0o700, exist_ok=True)
+        write_atomically(base / BATCHING, json.dumps(settings))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -297,6 +297,7 @@ class Supervisor:
             *([] if settings.open_ports else [f"--bearer_hashes_file={self._hash_file}"]),
             *self._tls_flags(),
             "--max_num_load_retries=0",  # what cannot be loaded is told at once; a new registration tries again
+            "--auto_batching",
             f"--drain_timeout_seconds={settings.drain_timeout}",
             f"--owner_fd={owner_read}",
             f"--ready_fd={ready_write}",

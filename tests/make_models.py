@@ -24,6 +24,7 @@ from flatbuffers import flexbuffers
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow_serving.apis import prediction_log_pb2
 
 tf1 = tf.compat.v1
 
@@ -139,6 +140,77 @@ def examples(folder: Path) -> None:
     )
 
 
+def probed(folder: Path) -> None:
+    """Signatures for the probe of `auto` batching: some whose rows are independent, and some that it must not merge."""
+    count = tf.Variable(0.0)
+    table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(["a", "b"], ["A", "B"]), "?")
+    row, matrix, text = spec([None], tf.float32, "x"), spec([None, 2], tf.float32, "x"), spec([None], tf.string, "x")
+
+    def counted(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.control_dependencies([count.assign_add(1.0)]):
+            return {"y": tf.identity(x)}
+
+    def parsed(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        features = tf.io.parse_example(x, {"v": tf.io.FixedLenFeature([], tf.float32)})
+        return {"y": features["v"] * 2}
+
+    def looped(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.map_fn(lambda one: one * 2, x)}
+
+    def first(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": x, "z": tf.fill(tf.shape(x), x[0])}
+
+    def in_a_branch(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.cond(tf.size(x) > 1000, lambda: x + tf.random.uniform([]), lambda: x)}
+
+    def shortened(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"y": tf.reshape(x, [-1])}
+
+    save(
+        folder,
+        {
+            "serving_default": (lambda x: {"y": tf.nn.softmax(x @ [[0.5, 2.0], [1.0, 3.0]])}, [matrix]),
+            "text": (lambda x: {"y": tf.strings.upper(x)}, [text]),
+            "table": (lambda x: {"y": table.lookup(x)}, [text]),
+            "looped": (looped, [row]),
+            "whole_numbers": (lambda x: {"y": x + 1}, [spec([None, None], tf.int32, "x")]),
+            "not_a_number": (lambda x: {"y": tf.stack([x, x * float("nan")], 1)}, [row]),
+            "images": (
+                lambda x: {"y": tf.nn.max_pool2d(x, 32, 32, "VALID")},
+                [spec([None, None, None, 3], tf.float32, "x")],
+            ),
+            "mean": (lambda x: {"y": x - tf.reduce_mean(x)}, [row]),
+            "first": (first, [row]),
+            "cumulated": (lambda x: {"y": tf.cumsum(x)}, [row]),
+            "total": (lambda x: {"y": tf.reduce_sum(x)}, [row]),
+            "fixed": (lambda x: {"y": x * 2}, [spec([2], tf.float32, "x")]),
+            "shortened": (shortened, [matrix]),
+            "counted": (counted, [row]),
+            "count": (lambda x: {"y": x * 0 + count}, [row]),
+            "random": (lambda x: {"y": x + tf.random.uniform(tf.shape(x))}, [row]),
+            "in_a_branch": (in_a_branch, [row]),
+            "same_answer": (lambda x: {"y": tf.fill(tf.shape(x), tf.reduce_max(x) > 1e6)}, [row]),
+            "parsed": (parsed, [text]),
+        },
+        count=count,
+        table=table,
+    )
+
+
+def with_warm_up(folder: Path) -> None:
+    """Predict requests for `parsed` of the model above, which can run nothing but a tf.Example."""
+    (folder / "assets.extra").mkdir()
+    with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as file:
+        for value in (1.0, 2.0):
+            feature = tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+            example = tf.train.Example(features=tf.train.Features(feature={"v": feature}))
+            record = prediction_log_pb2.PredictionLog()
+            record.predict_log.request.model_spec.signature_name = "parsed"
+            rows = [example.SerializeToString()]
+            record.predict_log.request.inputs["x"].CopyFrom(tf.make_tensor_proto(rows, shape=[1]))
+            file.write(record.SerializeToString())
+
+
 def until_there(path: tf.Tensor, name: str) -> tf.Tensor:
     """An op that ends, with the number of looks, once a file is there."""
     end = tf.timestamp() + GIVE_UP
@@ -243,6 +315,9 @@ def main(root: Path) -> None:
     several(root / "several" / "1")
     echo(root / "echo" / "1")
     examples(root / "examples" / "1")
+    probed(root / "probed" / "1")
+    probed(root / "probed" / "2")
+    with_warm_up(root / "probed" / "2")
     gated(root / "gated" / "1")
     chain(root / "chain" / "1")
     lite(root / "lite" / "1", root / "lite_serving" / "1")

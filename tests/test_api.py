@@ -17,7 +17,12 @@ from jupyter_tfserve import api
 DOCUMENT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[1] / "docs" / "openapi.yaml").read_text())
 SCHEMAS = DOCUMENT["components"]["schemas"]
 MESSAGES = {name: kind for name, kind in vars(api).items() if typing.is_typeddict(kind)}
-STATES = {"VersionState": api.VersionState, "ServerState": api.ServerState, "ShareKind": api.ShareKind}
+STATES = {
+    "VersionState": api.VersionState,
+    "ServerState": api.ServerState,
+    "ShareKind": api.ShareKind,
+    "BatchingMode": api.BatchingMode,
+}
 VERBS = {"get", "put", "post", "patch", "delete"}
 
 #: Event is total=False for the sake of its optional keys; its docstring names those that are always there.

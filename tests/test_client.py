@@ -73,6 +73,7 @@ def client(server: Scripted) -> Iterator[Client]:
         (lambda c: c.unregister("a"), ("DELETE", "/api/models/a", None)),
         (lambda c: c.unregister("a", files=True), ("DELETE", "/api/models/a?files=true", None)),
         (lambda c: c.set_policy("a", {"all": {}}), ("PUT", "/api/models/a/policy", {"all": {}})),
+        (lambda c: c.set_batching("a", {"mode": None}), ("PUT", "/api/models/a/batching", {"mode": None})),
         (lambda c: c.set_labels("a", {"x": None}), ("PATCH", "/api/models/a/labels", {"x": None})),
         (lambda c: c.server({"action": "stop"}), ("POST", "/api/server", {"action": "stop"})),
         (lambda c: c.abort_upload("id"), ("DELETE", "/api/uploads/id", None)),

@@ -228,6 +228,16 @@ def test_keep_versions(store: Store) -> None:
     assert store.keep_versions("digits") == 0
 
 
+def test_batching(store: Store) -> None:
+    assert store.batching("digits") == {}
+    store.set_batching("digits", {"mode": "on"})
+    assert store.batching("digits") == {"mode": "on"}
+    assert store.names() == []
+    for nonsense in ("nonsense", "[]"):
+        (store.root / "digits" / ".batching").write_text(nonsense)
+        assert store.batching("digits") == {}
+
+
 def test_has_models(store: Store) -> None:
     assert not store.has_models
     write_atomically(store.config, "model_config_list {}")

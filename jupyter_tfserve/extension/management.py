@@ -235,6 +235,16 @@ class PolicyHandler(ManagementHandler):
         await self.hand_on()
 
 
+class BatchingHandler(ManagementHandler):
+    """How the requests of a model are merged."""
+
+    @web.authenticated
+    @authorized("write", AUTH_RESOURCE)
+    async def put(self, name: str) -> None:
+        """A `BatchingRequest`."""
+        await self.hand_on()
+
+
 class LabelsHandler(ManagementHandler):
     """The labels of a model."""
 
@@ -405,6 +415,7 @@ default_handlers: list[tuple[str, type[ManagementHandler]]] = [
     (r"/tfserve/api/state", StateHandler),
     (r"/tfserve/api/models/([^/]+)", ModelHandler),
     (r"/tfserve/api/models/([^/]+)/policy", PolicyHandler),
+    (r"/tfserve/api/models/([^/]+)/batching", BatchingHandler),
     (r"/tfserve/api/models/([^/]+)/labels", LabelsHandler),
     (r"/tfserve/api/config", ConfigHandler),
     (r"/tfserve/api/events", EventsHandler),

@@ -25,6 +25,7 @@ class Verb:
     flags: frozenset[str] = frozenset()  #: options without a value
     values: frozenset[str] = frozenset()  #: options with one; each may come several times
     most: int | None = None  #: words that may stand before the options, None for any number
+    behind: frozenset[str] = frozenset()  #: words that may stand behind the options as well
 
 
 _REGISTER = frozenset({"--version", "--label", "--signature", "--example", "--keep"})
@@ -41,6 +42,13 @@ VERBS: Mapping[str, Verb] = {
         flags=frozenset({"--all"}),
         values=frozenset({"--latest", "--only"}),
         most=1,
+    ),
+    "batching": Verb(
+        "%tfserve batching NAME [--max-batch-size N] [--timeout MICROS] [--threads N] [--queue N] "
+        "[--allowed-sizes N,N,...] [on | auto | off]",
+        values=frozenset({"--max-batch-size", "--timeout", "--threads", "--queue", "--allowed-sizes"}),
+        most=2,
+        behind=frozenset({"on", "auto", "off"}),
     ),
     "unload": Verb("%tfserve unload NAME", most=1),
     "remove": Verb("%tfserve remove NAME", most=1),
@@ -105,7 +113,7 @@ def parse(text: str, is_name: bool = True) -> Line:
     while at < len(words):
         word, at = words[at], at + 1
         if not _is_option(word):
-            if options:
+            if options and word not in known.behind:
                 raise UsageError(f"{word!r} stands behind the options.", known.usage)
             plain.append(word)
             continue
@@ -117,6 +125,8 @@ def parse(text: str, is_name: bool = True) -> Line:
             )
         given = [value] if equals else []
         while at < len(words) and not _is_option(words[at]) and name in known.values:
+            if words[at] in known.behind:
+                break
             given.append(words[at])
             at += 1
         if name in known.values and not given:

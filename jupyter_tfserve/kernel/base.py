@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..api import ModelStatus, Policy, ServerInfo, ShareKind, ShareRequest, State
+from ..api import BatchingRequest, ModelStatus, Policy, ServerInfo, ShareKind, ShareRequest, State
 from ..client import Client, TFServeError
 from ..store import Store
 from . import lineage, render
@@ -178,6 +178,12 @@ class Endpoint(ABC):
     def set_policy(self, name: str, policy: Policy) -> ModelStatus:
         """Say which versions are served."""
         return self.client.set_policy(name, policy)
+
+    def set_batching(self, name: str, request: BatchingRequest) -> ModelStatus:
+        """Say how requests are merged, from now on: ``{"mode": "on", "max_batch_size": 64}``. Keys left out stay, None
+        goes back to the default.
+        """
+        return self.client.set_batching(name, request)
 
     def unload(self, name: str) -> None:
         """Stop serving a model; its files stay in the store."""

@@ -14,7 +14,7 @@ from IPython.core.error import TryNext
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
 
-from ..api import Policy, ShareKind
+from ..api import BatchingRequest, Policy, ShareKind
 from ..client import TFServeError
 from .arguments import VERBS, Line, UsageError, names, parse, split, unknown, whole_number
 from .endpoint import Endpoint, connect
@@ -22,7 +22,16 @@ from .errors import KernelError, plain_errors
 from .expressions import evaluate, expand, expanded, find_object
 from .outcomes import Said
 from .progress import ProgressLine, show
+from .render import batching_text
 from .sharing import per_second, seconds
+
+#: Options of `batching` that are numbers, and what the API calls them.
+_BATCHING = {
+    "--max-batch-size": "max_batch_size",
+    "--timeout": "batch_timeout_micros",
+    "--threads": "num_batch_threads",
+    "--queue": "max_enqueued_batches",
+}
 
 
 class TFServeMagicError(TFServeError):
@@ -67,6 +76,8 @@ class TFServeMagics(Magics):
             %tfserve predict NAME EXPR  ask a model; returns arrays
             %tfserve label NAME stable=3 canary=4 old=     move labels; with nothing behind = take one away
             %tfserve versions NAME --latest 2 | --all | --only 3 4     which versions are served
+            %tfserve batching NAME [on | auto | off]       how requests are merged, and of which signatures; options:
+                --max-batch-size N --timeout MICROS --threads N --queue N --allowed-sizes 2,4,8 (or `default`)
             %tfserve unload NAME        stop serving; the files stay, `%tfserve register NAME` serves them again
             %tfserve remove NAME        stop serving and delete the files
             %tfserve share NAME [--with USER | --link | --key]   let somebody predict, and nothing else
@@ -110,6 +121,7 @@ class TFServeMagics(Magics):
             "predict": _predict,
             "label": _label,
             "versions": _versions,
+            "batching": _batching,
             "unload": _unload,
             "remove": _remove,
             "start": _start,
@@ -275,6 +287,26 @@ def _versions(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
     if policy is not None:
         endpoint.set_policy(name, policy)
     show(endpoint.status(name))
+
+
+def _batching(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
+    names(line.words, "batching")
+    name = expand(line.words[0], scope)
+    request: BatchingRequest = {}
+    for word in line.words[1:]:
+        if word not in ("on", "auto", "off"):
+            raise UsageError(f"{word!r} is no way to batch.", VERBS["batching"].usage)
+        request["mode"] = word  # type: ignore[typeddict-item]
+    for option, key in _BATCHING.items():
+        if option in line.options:
+            text = expanded(line.last(option), scope)
+            request[key] = None if text == "default" else whole_number(text, option)  # type: ignore[literal-required]
+    if "--allowed-sizes" in line.options:
+        text = expanded(line.last("--allowed-sizes"), scope) or ""
+        sizes = [] if text == "default" else text.replace(",", " ").split()
+        request["allowed_batch_sizes"] = [whole_number(size, "--allowed-sizes", 1) or 0 for size in sizes] or None
+    status = endpoint.set_batching(name, request) if request else endpoint.client.model(name)
+    show(Said(batching_text(status)))
 
 
 def _unload(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:

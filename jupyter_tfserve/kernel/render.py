@@ -118,6 +118,7 @@ def report_text(report: ModelReport) -> str:
         if version["error_message"]:
             lines.append(f"  Version {version['version']}: {version['error_message']}")
     lines += _signatures_text(status["signatures"])
+    lines += _text_table(_batching_rows(status))
     for number, lineage in report.lineages.items():
         lines.append(f"  version {number} was made by {_lineage_words(lineage)}")
         lines += [f"    {path}" for path in report.notebooks.get(number, ())]
@@ -141,6 +142,7 @@ def report_html(report: ModelReport) -> str:
                 f"<div style='{_ERROR}'>Version {version['version']}: {escape(version['error_message'])}</div>"
             )
     parts.append(_signatures_html(status["signatures"]))
+    parts.append(_rows_html(_batching_rows(status)))
     for number, lineage in report.lineages.items():
         files = "".join(
             f"<li><code style='{_MONO}'>{escape(path)}</code></li>" for path in report.notebooks.get(number, ())
@@ -151,6 +153,11 @@ def report_html(report: ModelReport) -> str:
         )
     parts.append(_rows_html([("URL", report.address.model(status["name"]))]))
     return _box(f"Model {status['name']}", "".join(parts))
+
+
+def batching_text(status: ModelStatus) -> str:
+    """How a model's requests are merged, and which signatures' are not, and why."""
+    return "\n".join([f"Batching of {status['name']}", *_text_table(_batching_rows(status))])
 
 
 def said_html(text: str) -> str:
@@ -354,6 +361,25 @@ def _tensors(tensors: Mapping[str, Tensor]) -> str:
 def _signature_rows(signatures: Mapping[str, Signature]) -> list[list[str]]:
     ordered = sorted(signatures.items(), key=lambda item: (item[0] != "serving_default", item[0]))
     return [[name, _tensors(signature["inputs"]), _tensors(signature["outputs"])] for name, signature in ordered]
+
+
+_MODES = {
+    "on": "on: requests are merged",
+    "auto": "auto: requests are merged where rows were seen to be independent",
+    "off": "off: each request is a run of its own",
+}
+
+
+def _batching_rows(status: ModelStatus) -> list[tuple[str, str]]:
+    batching = status["batching"]
+    rows = [("batching", _MODES[batching["mode"]])]
+    if batching["mode"] != "off":
+        in_force = {key: value for key, value in batching.items() if key not in ("mode", "signatures") and value}
+        in_force["batch_timeout_micros"] = batching["batch_timeout_micros"]
+        rows += [("", ", ".join(f"{key} {json.dumps(value)}" for key, value in sorted(in_force.items())))]
+        ordered = sorted(batching["signatures"].items(), key=lambda item: (item[0] != "serving_default", item[0]))
+        rows += [("", f"{name}: {f'not merged, {why}' if why else 'merged'}") for name, why in ordered]
+    return rows
 
 
 def _first_line(text: str) -> str:

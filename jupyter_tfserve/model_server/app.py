@@ -13,7 +13,6 @@ import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import tensorflow as tf
@@ -26,9 +25,10 @@ from ..store import Store, StoreError
 from . import config as model_config
 from . import config_protos, metrics
 from .auth import Bearers
+from .batching_settings import BatchingSettings
 from .codecs.json_numbers import quiet_numpy
-from .config import Config, ConfigStore, batching_parameters
-from .core.batching import Batcher, Batching
+from .config import Config, ConfigStore
+from .core.batching import Batcher
 from .core.manager import RetryPolicy, Version
 from .core.servable import Servable
 from .core.server_core import CoreOptions, ServerCore
@@ -51,9 +51,6 @@ from .request_log import RequestLogs
 from .tls import Tls
 
 log = logging.getLogger("tfserve")
-
-#: In a version's folder, with --enable_per_model_batching_parameters.
-BATCHING_FILE = "batching_params.pbtxt"
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
@@ -107,11 +104,7 @@ class _Program:
         self._store = Store(flags.store).create() if flags.store else None
         self._management_pool = ThreadPoolExecutor(16, "management")
         self._logs = RequestLogs()
-        self._batching_parameters = batching_parameters(
-            config_protos.read("BatchingParameters", Path(flags.batching_parameters_file))
-            if flags.batching_parameters_file
-            else config_protos.parse("BatchingParameters", "")
-        )
+        self._batching = BatchingSettings(flags, self._store)
         self._core = self._make_core()
         self._configs = ConfigStore(self._core, self._store)
         try:
@@ -206,28 +199,13 @@ class _Program:
         else:
             servable = saved_model.load(path, options)
         try:
-            batcher = Batcher(servable, self._batching(path), name, number)
+            batcher = self._batching.batcher(servable, path, name, number)
             if flags.enable_model_warmup:
                 warm_up(batcher, path, flags.num_request_iterations_for_warmup)
         except BaseException:
             servable.close()
             raise
         return batcher
-
-    def _batching(self, path: Path) -> Batching:
-        """How a version's requests are run. With --enable_per_model_batching_parameters only those of a version with
-        its own file are merged (`GetPerModelBatchingParams`).
-        """
-        flags = self._flags
-        batching = Batching("off", self._batching_parameters, max(flags.rest_api_num_threads, flags.grpc_max_threads))
-        if not flags.enable_batching:
-            return batching
-        if not flags.enable_per_model_batching_parameters:
-            return replace(batching, mode="on")
-        if not (path / BATCHING_FILE).exists():
-            return batching
-        read = batching_parameters(config_protos.read("BatchingParameters", path / BATCHING_FILE))
-        return replace(batching, mode="on", parameters=read)
 
     def _metrics_path(self) -> str:
         """Where the metrics page is: as the monitoring config says; in a store always."""
@@ -302,6 +280,7 @@ class _Program:
         management = ManagementApi(
             self._core,
             self._configs,
+            self._batching,
             self._events,
             self._management_pool,
             {"tensorflow": tf.__version__, "jupyter_tfserve": __version__},

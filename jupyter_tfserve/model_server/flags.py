@@ -127,6 +127,11 @@ def _parser() -> _Parser:
         "SHA-256 of each bearer that the ports ask for, hex, a line each; or grants; none: open",
     )
     flag("grpc_transport", "auto", "'grpcio', or 'native': pygrpc-native where it can; 'auto' is native")
+    flag(
+        "auto_batching",
+        False,
+        "without --enable_batching, merge requests where rows were seen to be independent at load",
+    )
     flag("drain_timeout_seconds", 30.0, "seconds that requests in flight get after SIGTERM")
     flag("max_body_bytes", 2**31 - 1, "largest REST body")
     flag("owner_fd", -1, "for whoever starts tfserve: a pipe that ends when they do")
@@ -185,6 +190,7 @@ class Flags(argparse.Namespace):
     management_socket: str
     bearer_hashes_file: str
     grpc_transport: str
+    auto_batching: bool
     drain_timeout_seconds: float
     max_body_bytes: int
     owner_fd: int
@@ -206,7 +212,7 @@ def parse(arguments: list[str]) -> Flags:
         parser.error(f"unknown flag {argument!r}." + (f" Did you mean --{close[0]}?" if close else ""))
     if flags.rest_api_port and flags.rest_api_port == flags.port:
         parser.error("--rest_api_port must differ from --port.")
-    if flags.batching_parameters_file and not flags.enable_batching:
+    if flags.batching_parameters_file and not (flags.enable_batching or flags.auto_batching):
         parser.error("--batching_parameters_file needs --enable_batching.")
     if flags.tensorflow_session_parallelism and (
         flags.tensorflow_intra_op_parallelism or flags.tensorflow_inter_op_parallelism

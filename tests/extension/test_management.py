@@ -27,6 +27,7 @@ OPERATIONS = [
     ("PUT", "/api/models/affine", {}),
     ("DELETE", "/api/models/nothing", None),
     ("PUT", "/api/models/nothing/policy", {"all": {}}),
+    ("PUT", "/api/models/nothing/batching", {"mode": "on"}),
     ("PATCH", "/api/models/nothing/labels", {}),
     ("GET", "/api/config", None),
     ("PUT", "/api/config", b"nonsense {"),
@@ -100,6 +101,12 @@ def test_registering(jupyter: JupyterServer, models: Path, client: Client) -> No
     assert client.set_labels("mine", {"stable": 1})["labels"] == {"stable": 1}
     assert client.predict("mine", {"instances": [1]}, label="stable") == {"predictions": [2.0]}
     assert client.set_policy("mine", {"latest": {"num_versions": 2}})["policy"] == {"latest": {"num_versions": 2}}
+    batching = client.set_batching("mine", {"max_batch_size": 7})["batching"]
+    assert (batching["mode"], batching["max_batch_size"], batching["signatures"]) == (
+        "auto",
+        7,
+        {"serving_default": ""},
+    )
     assert '"mine"' in client.config()
     state = client.set_config(client.config())
     assert state["server"] is not None
@@ -120,6 +127,8 @@ def test_registering(jupyter: JupyterServer, models: Path, client: Client) -> No
         ("PUT", "/api/models/m", b"[]", 400),
         ("PUT", "/api/models/m", {"python": 3}, 400),
         ("PUT", "/api/models/m", {"policy": {"newest": {}}}, 400),
+        ("PUT", "/api/models/affine/batching", {"max_batch_size": 0}, 400),
+        ("PUT", "/api/models/nothing/batching", {}, 404),
         ("GET", "/api/models/nothing", None, 404),
         ("DELETE", "/api/models/nothing", None, 404),
         ("PUT", "/api/config", b"nonsense {", 400),

@@ -50,6 +50,13 @@ def test_only_takes_several_values() -> None:
     assert parse("versions d --only 3 4").options == {"--only": ("3", "4")}
 
 
+def test_a_mode_of_batching_may_stand_behind_the_options() -> None:
+    for text in ("batching d off --threads 2", "batching d --threads 2 off"):
+        line = parse(text)
+        assert (line.words, line.options) == (("d", "off"), {"--threads": ("2",)})
+    assert parse("batching d --allowed-sizes 2, 4 on").options == {"--allowed-sizes": ("2, 4",)}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -57,6 +64,8 @@ def test_only_takes_several_values() -> None:
         ("versions d --lates 2", "Did you mean --latest"),
         ("logs --lines", "needs a value"),
         ("stop it", "'it' is too much"),
+        ("batching d --threads 2 on off", "'off' is too much"),
+        ("batching d --threads", "needs a value"),
         ("versions d --all x", "stands behind the options"),
     ],
 )

@@ -89,6 +89,35 @@ def test_labels_versions_and_config(kernel: Kernel) -> None:
     assert kernel.run("%%tfserve config\nmodel_config_list { config { nonsense } }", fails=True).error
 
 
+def test_batching(kernel: Kernel) -> None:
+    shown = kernel.run("%tfserve batching double").text
+    assert "auto: requests are merged where" in shown and "serving_default: merged" in shown
+    assert "max_batch_size 1000" in shown
+    shown = kernel.run("%tfserve batching double --max-batch-size 8 --timeout 500 --allowed-sizes 2,4,8 on").text
+    assert "on: requests are merged" in shown
+    assert "allowed_batch_sizes [2, 4, 8], batch_timeout_micros 500, max_batch_size 8" in " ".join(shown.split())
+    assert "array([2., 4.])" in kernel.run("%tfserve predict double rows").text
+    assert "max_batch_size 8" in kernel.run("%tfserve status double").text
+    refused = kernel.run("%tfserve batching double --max-batch-size 4", fails=True)
+    assert "Last entry in allowed_batch_sizes must match max_batch_size" in refused.error[0]
+    assert "off: each request" in kernel.run("%tfserve batching double off").text
+    kernel.run("n = 3")
+    shown = kernel.run("%tfserve batching double auto --allowed-sizes default --max-batch-size default --queue $n").text
+    assert "max_batch_size 1000, max_enqueued_batches 3" in shown and "allowed_batch_sizes" not in shown
+    kernel.run(
+        "done = connect().set_batching('double', {'mode': 'on', 'max_enqueued_batches': None})['batching']\n"
+        "assert (done['mode'], done['max_enqueued_batches']) == ('on', 10), done"
+    )
+    kernel.run("%tfserve batching double auto")
+    for line, words in (
+        ("%tfserve batching double of", "'of' is no way to batch"),
+        ("%tfserve batching", "needs a name"),
+        ("%tfserve batching double --threads many", "whole number"),
+        ("%tfserve batching nobody", "no model 'nobody'"),
+    ):
+        assert words in kernel.run(line, fails=True).error[0]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from jupyter_tfserve.api import ModelStatus, ServerInfo, Signature, State, VersionStatus
+from jupyter_tfserve.api import Batching, ModelStatus, ServerInfo, Signature, State, VersionStatus
 from jupyter_tfserve.kernel.outcomes import Address, ModelReport, Overview, Registered, Said, outside
-from jupyter_tfserve.kernel.render import crash_words, fixed_batch_warnings
+from jupyter_tfserve.kernel.render import batching_text, crash_words, fixed_batch_warnings
 
 EVIL = "<img src=x onerror=alert(1)>'\"&"
 
@@ -55,6 +55,22 @@ def version(**changes: Any) -> VersionStatus:
     return VersionStatus({**known, **changes})  # type: ignore[typeddict-item]
 
 
+def batching(**changes: Any) -> Batching:
+    known: Batching = {
+        "mode": "auto",
+        "max_batch_size": 1000,
+        "batch_timeout_micros": 0,
+        "max_enqueued_batches": 10,
+        "num_batch_threads": 2,
+        "allowed_batch_sizes": [],
+        "pad_variable_length_inputs": False,
+        "enable_large_batch_splitting": False,
+        "max_execution_batch_size": 0,
+        "signatures": {"serving_default": ""},
+    }
+    return Batching({**known, **changes})  # type: ignore[typeddict-item]
+
+
 def model(**changes: Any) -> ModelStatus:
     known: ModelStatus = {
         "name": "m",
@@ -65,6 +81,7 @@ def model(**changes: Any) -> ModelStatus:
         "keep_versions": 0,
         "versions": [version()],
         "signatures": {"serving_default": signature(-1, 2)},
+        "batching": batching(),
         "error": "",
     }
     return ModelStatus({**known, **changes})  # type: ignore[typeddict-item]
@@ -106,7 +123,14 @@ class Checker(HTMLParser):
 
 def test_html_is_escaped_and_well_formed() -> None:
     address = Address.of(info(), "http://host/" + EVIL)
-    bad = model(name=EVIL, error=EVIL, base_path=EVIL, labels={EVIL: 3}, versions=[version(error_message=EVIL)])
+    bad = model(
+        name=EVIL,
+        error=EVIL,
+        base_path=EVIL,
+        labels={EVIL: 3},
+        versions=[version(error_message=EVIL)],
+        batching=batching(signatures={EVIL: EVIL}),
+    )
     state = State(server=info(store=EVIL), versions={}, models=[bad], stored=[EVIL])
     lineage: Any = {"user": EVIL, "host": EVIL, "time": 1.0, "notebook": EVIL, "expression": EVIL, "cell": 2}
     done = registered(
@@ -122,6 +146,17 @@ def test_html_is_escaped_and_well_formed() -> None:
         assert not {"img", "script"} & Checker(html).tags
         assert "jp-jupyter-tfserve-card" in html or isinstance(outcome, Said)
         assert EVIL.splitlines()[0] in str(outcome)
+
+
+def test_batching() -> None:
+    said = batching_text(
+        model(batching=batching(allowed_batch_sizes=[2, 4], signatures={"mean": "rows depend", "serving_default": ""}))
+    )
+    assert "auto: requests are merged where" in said
+    assert "allowed_batch_sizes [2, 4], batch_timeout_micros 0, max_batch_size 1000" in said
+    assert said.splitlines()[-2:] == [" " * 13 + "serving_default: merged", " " * 13 + "mean: not merged, rows depend"]
+    off = batching_text(model(batching=batching(mode="off", signatures={"serving_default": "batching is off"})))
+    assert off.splitlines() == ["Batching of m", "  batching   off: each request is a run of its own"]
 
 
 def test_no_colour_is_fixed_for_a_light_page() -> None:

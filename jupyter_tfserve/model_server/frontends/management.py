@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ... import api
 from ...store import Store, StoreError
+from ..batching_settings import BatchingSettings
 from ..config import ConfigStore, policy_message
 from ..core.batching import Batcher
 from ..core.manager import Version
@@ -82,6 +83,7 @@ class ManagementApi:
         self,
         core: ServerCore,
         configs: ConfigStore,
+        batching: BatchingSettings,
         events: EventBus,
         pool: Executor,
         versions: dict[str, str],
@@ -89,6 +91,7 @@ class ManagementApi:
     ) -> None:
         self._core = core
         self._configs = configs
+        self._batching = batching
         self._events = events
         self._pool = pool
         self._versions = versions
@@ -139,6 +142,11 @@ class ManagementApi:
                 return Response(204)
             case ("PUT", "models", name, "policy"):
                 self._configs.set_policy(name, cast(api.Policy, _object(request.body)))
+                return _json(self.model(name))
+            case ("PUT", "models", name, "batching"):
+                self._find(name)
+                self._batching.change(name, _object(request.body))
+                self._events.publish(model_event(name, "changed"))
                 return _json(self.model(name))
             case ("PATCH", "models", name, "labels"):
                 self._configs.set_labels(name, _labels(_object(request.body)))
@@ -191,6 +199,7 @@ class ManagementApi:
             keep_versions=self._store.keep_versions(name) if self._store else 0,
             versions=[_version(version, labels) for version in manager.versions(name)],
             signatures=_signatures(servable) if servable else {},
+            batching=self._batching.status(name, servable),
             error=self._core.error(name),
         )
 

@@ -24,6 +24,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 
 from ..core.servable import Array, Servable, Signature, TensorInfo
 from ..errors import Code, ServingError
+from .effects import Effects
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,11 @@ class _SessionServable:
                 self.signatures = _signatures(meta_graph.signature_def)
                 self.signature_def_map = _signature_def_map(meta_graph.signature_def)
                 self._check_variables(graph)
+            effects = Effects(meta_graph.graph_def)
+            self._effects = {
+                name: effects.of({info.name for info in s.inputs.values()}, [info.name for info in s.outputs.values()])
+                for name, s in self.signatures.items()
+            }
             self._loops = any(
                 node.op in _LOOPS
                 for nodes in (meta_graph.graph_def.node, *(f.node_def for f in meta_graph.graph_def.library.function))
@@ -119,6 +125,10 @@ class _SessionServable:
     def is_quick(self, signature: Signature) -> bool:
         """Whether the last runs were short, and none can take much longer than another."""
         return not self._loops and self._seconds.get(signature.name, QUICK_SECONDS) < QUICK_SECONDS
+
+    def effect(self, signature: Signature) -> str:
+        """The type of an op in its graph that keeps state or is random; "" if there is none."""
+        return self._effects[signature.name]
 
     def _measure(self, signature: str, took: float) -> None:
         mean = self._seconds.get(signature)
