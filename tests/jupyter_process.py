@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ HEADERS = {"Authorization": f"token {TOKEN}"}
 
 class JupyterServer:
     """A Jupyter Server process with just this extension; `folder` is its home. With `sock` it
-    listens there alone; with `ports_of` its model server is to have the ports of another one's.
+    listens there alone; with `ports_of` its model server is to have the ports of another one's; `extensions` are
+    more of them, by module.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class JupyterServer:
         token: str = TOKEN,
         sock: Path | None = None,
         ports_of: JupyterServer | None = None,
+        extensions: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.store = folder / "store"
@@ -50,7 +52,8 @@ class JupyterServer:
         self._begin = self.log.stat().st_size if self.log.exists() else 0
         for name in ("root", "config"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        extensions = {"jupyter_tfserve": True, "jupyterlab": False, "notebook": False, "jupyter_lsp": False}
+        enabled = {"jupyter_tfserve": True, "jupyterlab": False, "notebook": False, "jupyter_lsp": False}
+        enabled |= dict.fromkeys(extensions, True)
         command = [
             sys.executable,
             "-m",
@@ -64,7 +67,7 @@ class JupyterServer:
             ),
             f"--ServerApp.base_url={base_url}",
             f"--ServerApp.root_dir={folder / 'root'}",
-            f"--ServerApp.jpserver_extensions={extensions}",
+            f"--ServerApp.jpserver_extensions={enabled}",
             f"--IdentityProvider.token={token}",
             f"--TFServe.store={self.store}",
             f"--TFServe.grpc_port={self.grpc_port}",

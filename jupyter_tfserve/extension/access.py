@@ -12,6 +12,7 @@ import hmac
 import json
 import os
 import re
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from jupyter_server import CallContext
@@ -62,7 +63,7 @@ async def may_infer(handler: JupyterHandler, owner_key: str) -> None:
     if not is_owner(handler, owner_key):
         await _identify(handler)
     user = handler.current_user
-    allowed = handler.authorizer.is_authorized(handler, user, "execute", INFERENCE)
+    allowed: Any = handler.authorizer.is_authorized(handler, user, "execute", INFERENCE)
     if allowed is not True and not await ensure_async(allowed):
         raise Refused(403, f"User {user.username} may not execute {INFERENCE} on this server.")
 

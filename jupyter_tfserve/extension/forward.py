@@ -82,9 +82,9 @@ class Forwarder:
     async def begin(
         self, method: str, target: str, headers: Iterable[tuple[str, str]] = (), length: int | None = 0
     ) -> Exchange:
-        """Begin a request, whose head goes out with the first part of its body; `length` is its body's, None for one that comes in chunks.
+        """Begin a request: its head goes out with the first part of its body.
 
-        `target` goes out as it is. Raises Unreachable.
+        `length` is the body's, None for one that comes in chunks. `target` goes out as it is. Raises Unreachable.
         """
         await self._slots.acquire()
         try:

@@ -45,9 +45,7 @@ _NOT_HANDED_BACK = frozenset(("date", "server", "set-cookie"))
 _SWALLOWED = 16 * 1024 * 1024
 
 #: Looked up once: a label costs as much as the counting.
-_COUNTERS = {
-    status: metrics.REQUESTS.labels(status) for status in ("1xx", "2xx", "3xx", "4xx", "5xx", "client gone")
-}
+_COUNTERS = {status: metrics.REQUESTS.labels(status) for status in ("1xx", "2xx", "3xx", "4xx", "5xx", "client gone")}
 
 _MODEL = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/[^/:]+)?(:classify|:regress|:predict|/metadata)?")
 
@@ -204,10 +202,10 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
     def _log(self) -> None:
         """What went well is a line for --debug only, and Jupyter would make it to throw it away."""
         app = self.serverapp
-        if self.get_status() >= 400 or app.log_level <= logging.DEBUG:
+        if self.get_status() >= 400 or cast(int, app.log_level) <= logging.DEBUG:
             super()._log()
         elif app.record_http_request_metrics:
-            prometheus_log_method(self)
+            prometheus_log_method(self)  # type: ignore[no-untyped-call]
 
     def _count(self, status: str) -> None:
         if not self._counted:

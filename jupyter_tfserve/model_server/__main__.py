@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from . import instances
 from .flags import parse
 from .owner import end_with_owner
 
@@ -14,6 +15,8 @@ def main() -> None:
     flags = parse(sys.argv[1:])
     if flags.owner_fd >= 0:
         end_with_owner(flags.owner_fd)
+    if flags.instances > 1 and not flags.version:
+        sys.exit(instances.run(flags, sys.argv[1:]))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from .app import run
 
