@@ -13,10 +13,11 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from jupyter_server import CallContext
-from jupyter_server.auth.identity import User
+from jupyter_server.auth.identity import IdentityProvider, PasswordIdentityProvider, User
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import ensure_async
 from tornado import web
@@ -84,7 +85,8 @@ async def may_infer(handler: JupyterHandler, tfserve: TFServe) -> Caller:
             return caller
         await _identify(handler)
     user = handler.current_user
-    if not await ensure_async(handler.authorizer.is_authorized(handler, user, "execute", INFERENCE)):
+    allowed: Any = handler.authorizer.is_authorized(handler, user, "execute", INFERENCE)
+    if allowed is not True and not await ensure_async(allowed):
         raise Refused(403, f"User {user.username} may not execute {INFERENCE} on this server.")
     return Caller(user.username)
 
@@ -129,7 +131,7 @@ async def _identify(handler: JupyterHandler) -> None:
     if not handler.check_host():
         raise Refused(403, "This server does not answer under that host name (ServerApp.allow_remote_access).")
     try:
-        user = await ensure_async(handler.identity_provider.get_user(handler))
+        user = _bearer_of_the_token(handler) or await ensure_async(handler.identity_provider.get_user(handler))
     except web.HTTPError as error:
         raise Refused(503, "Who you are cannot be asked at the moment; try again.") from error
     if not user:
@@ -142,6 +144,30 @@ async def _identify(handler: JupyterHandler) -> None:
         handler.check_xsrf_cookie()  # passes what shows a token in a header
     except web.HTTPError as error:
         raise Refused(403, f"{error.log_message or 'Blocked'} (a request with a token needs no _xsrf)") from error
+
+
+def _bearer_of_the_token(handler: JupyterHandler) -> User | None:
+    """Who shows the server's token and no cookie, where Jupyter's own providers decide: they would make an anonymous
+    user with a new name, and a login cookie that is not sent, for each request. The token is compared each time, so
+    that a new one counts at once; None leaves the decision to the provider.
+    """
+    provider = handler.identity_provider
+    if type(provider) not in (IdentityProvider, PasswordIdentityProvider) or "Cookie" in handler.request.headers:
+        return None
+    match = _AUTHORIZATION.fullmatch(handler.request.headers.get("Authorization", ""))
+    if match is None or not provider.token:
+        return None
+    if not hmac.compare_digest(match[1].encode("utf-8", "replace"), provider.token.encode()):
+        return None
+    user = _anonymous.get(provider)
+    if user is None:
+        user = _anonymous[provider] = provider.generate_anonymous_user(handler)
+    handler._token_authenticated = True  # type: ignore[attr-defined]
+    return user
+
+
+#: The name under which a server's bearers of the token are known.
+_anonymous: WeakKeyDictionary[IdentityProvider, User] = WeakKeyDictionary()
 
 
 def _owner() -> User:

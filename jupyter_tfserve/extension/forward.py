@@ -1,4 +1,4 @@
-"""Raw bytes to the model server over its Unix socket, and back: a small pooled HTTP/1.1 client on asyncio streams.
+"""Raw bytes to the model server over its Unix socket, and back: a small pooled HTTP/1.1 client.
 
 It knows no paths and looks into no body. `inference.py` streams through it, `management.py` and `broadcast.py` use it
 for the management API. The peer is ours: it answers with a Content-Length, in chunks, or until it closes.
@@ -7,15 +7,27 @@ for the management API. The peer is ours: it answers with a Content-Length, in c
 from __future__ import annotations
 
 import asyncio
-import select
+import functools
 import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Bytes handed on at a time.
-CHUNK = 64 * 1024
+from .connection import Connection
+
+#: Bytes that the head of an answer may have, or a line between its chunks.
+MAX_HEAD = 64 * 1024
+
+#: Heads up to this long are parsed once: those of predictions differ by little more than their length.
+_REMEMBERED = 512
+
+#: Bytes of a body that may go through one exchange before the event loop has its turn: below a millisecond's work, so
+#: that a large body never holds up the kernels of the Jupyter Server.
+TURN = 512 * 1024
+
+#: A part of a body up to this long goes out together with the head.
+_SMALL = 64 * 1024
 
 #: Requests at the model server at once; more wait here, with their bodies unread.
 MAX_EXCHANGES = 256
@@ -65,14 +77,14 @@ class Forwarder:
         self._path = str(path)
         self._slots = asyncio.Semaphore(MAX_EXCHANGES)
         self.in_flight = 0  #: requests that have begun and whose answer is not complete
-        self._idle: list[_Connection] = []  # the one used last is at the end, and is used next
+        self._idle: list[Connection] = []  # the one used last is at the end, and is used next
 
     async def begin(
         self, method: str, target: str, headers: Iterable[tuple[str, str]] = (), length: int | None = 0
     ) -> Exchange:
-        """Send the head of a request; `length` is its body's, None for one that comes in chunks.
+        """Begin a request: its head goes out with the first part of its body.
 
-        `target` goes out as it is. Raises Unreachable.
+        `length` is the body's, None for one that comes in chunks. `target` goes out as it is. Raises Unreachable.
         """
         await self._slots.acquire()
         try:
@@ -82,12 +94,12 @@ class Forwarder:
                 lines.append("Transfer-Encoding: chunked")
             elif length or method not in ("GET", "HEAD", "OPTIONS"):
                 lines.append(f"Content-Length: {length}")
-            connection.writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+            head = "\r\n".join([*lines, "", ""]).encode("latin-1")
         except BaseException:
             self._slots.release()
             raise
         self.in_flight += 1
-        return Exchange(self, connection, method, chunked=length is None)
+        return Exchange(self, connection, method, head, chunked=length is None)
 
     async def fetch(self, method: str, target: str, body: bytes = b"", content_type: str = "") -> Answer:
         """Ask and read the whole answer. Raises Unreachable."""
@@ -108,19 +120,23 @@ class Forwarder:
     def close(self) -> None:
         """Let go of the idle connections."""
         for connection in self._idle:
-            connection.writer.transport.abort()
+            connection.abort()
         self._idle.clear()
 
-    def _take_idle(self) -> _Connection | None:
-        """An idle connection that still stands; those that do not are let go of."""
-        fresh = [connection for connection in self._idle if connection.is_fresh()]
-        for connection in self._idle:
-            if connection not in fresh:
-                connection.writer.transport.abort()
-        self._idle = fresh
-        return fresh.pop() if fresh else None
+    def _take_idle(self) -> Connection | None:
+        """The idle connection used last that still stands; those met that do not are let go of, and so is the one that
+        has been idle longest if that is too long.
+        """
+        if self._idle and time.monotonic() - self._idle[0].since > IDLE_SECONDS:
+            self._idle.pop(0).abort()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_fresh(IDLE_SECONDS):
+                return connection
+            connection.abort()
+        return None
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> Connection:
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         unix.setblocking(False)
         end = time.monotonic() + _CONNECT_SECONDS
@@ -134,123 +150,123 @@ class Forwarder:
                     if time.monotonic() > end:
                         raise
                     await asyncio.sleep(0.01)
-            reader, writer = await asyncio.open_unix_connection(sock=unix, limit=CHUNK)
+            return await Connection.connect(unix)
         except OSError as error:
             unix.close()
             raise Unreachable(f"no connection: {error.strerror or error}") from error
         except BaseException:
             unix.close()
             raise
-        return _Connection(reader, writer)
 
-    def _done(self, connection: _Connection, reusable: bool) -> None:
+    def _done(self, connection: Connection, reusable: bool) -> None:
         self._slots.release()
         self.in_flight -= 1
         if reusable and len(self._idle) < MAX_IDLE:
             connection.since = time.monotonic()
             self._idle.append(connection)
         else:
-            connection.writer.transport.abort()
-
-
-class _Connection:
-    """One connection; `since` is when it became idle."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self.since = 0.0
-
-    def is_fresh(self) -> bool:
-        """Whether it may carry a request. The socket itself is asked: the event loop may not have seen its end yet."""
-        if self.reader.at_eof() or self.writer.is_closing() or time.monotonic() - self.since > IDLE_SECONDS:
-            return False
-        poll = select.poll()
-        poll.register(self.writer.get_extra_info("socket").fileno(), select.POLLIN)
-        return not poll.poll(0)
+            connection.abort()
 
 
 class Exchange:
     """One request and its answer: `write` its body, then `head`, then `read` until b""."""
 
-    def __init__(self, forwarder: Forwarder, connection: _Connection, method: str, chunked: bool) -> None:
+    def __init__(self, forwarder: Forwarder, connection: Connection, method: str, head: bytes, chunked: bool) -> None:
         self._forwarder = forwarder
-        self._connection: _Connection | None = connection
-        self._reader = connection.reader
+        self._connection: Connection | None = connection
+        self._bytes = connection
         self._method = method
+        self._unsent = head
         self._chunked = chunked
         self._broken = False
         self._keep_alive = True
         self._left: int | None = 0  # bytes of the body (of the chunk, in chunks) still to come; None: until the end
         self._in_chunks = False
+        self._passed = 0  # bytes of bodies since the event loop had its turn
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the answer was read."""
+        return self._connection is None
 
     async def write(self, part: bytes) -> None:
         """Send a part of the body; waits while the model server does not take it."""
         if self._connection is None or self._broken:
             return
+        self._passed += len(part)
         if self._chunked:
             part = b"%x\r\n%b\r\n" % (len(part), part)
+        if self._unsent and len(part) <= _SMALL:
+            part, self._unsent = self._unsent + part, b""
         try:
-            self._connection.writer.write(part)
-            await self._connection.writer.drain()
+            self._send_head()
+            self._connection.write(part)
+            await self._connection.drain()
         except OSError:
             self._broken = True  # `head` says so, or reads what was answered before the peer hung up
+        if self._passed > TURN:
+            await self._give_way()
+
+    async def _give_way(self) -> None:
+        """Where both neighbours are fast nothing ever waits, and nobody else would have a turn."""
+        self._passed = 0
+        await asyncio.sleep(0)
+
+    def _send_head(self) -> None:
+        if self._unsent and self._connection is not None:
+            head, self._unsent = self._unsent, b""
+            self._connection.write(head)
 
     async def head(self) -> Head:
         """End the body and wait for the answer's head. Raises Unreachable."""
+        self._send_head()
         if self._chunked and self._connection is not None and not self._broken:
-            self._connection.writer.write(b"0\r\n\r\n")
+            self._connection.write(b"0\r\n\r\n")
         try:
             while True:
-                lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[:-2]
-                protocol, status, reason = (lines[0] + "  ").split(" ", 2)
-                if not status.startswith("1"):
+                head = await self._bytes.read_until(b"\r\n\r\n", MAX_HEAD)
+                parsed = _parse_again(head) if len(head) <= _REMEMBERED else _parse(head)
+                if parsed.head.status >= 200:
                     break  # 1xx is not the answer yet
-            headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines[1:])]
-            self._expect_body(int(status), {name.lower(): value.lower() for name, value in headers}, protocol)
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+        except (OSError, EOFError, ValueError) as error:
             self.abort()
             raise Unreachable(f"no answer: {error}") from error
+        self._keep_alive = parsed.keep_alive
+        if self._method != "HEAD" and parsed.head.status not in (204, 304):
+            self._in_chunks, self._left = parsed.in_chunks, parsed.length
+            self._keep_alive = self._keep_alive and parsed.length is not None
         if self._left == 0 and not self._in_chunks:
             self._finish()
-        return Head(int(status), reason.strip(), tuple(pair for pair in headers if pair[0].lower() not in HOP_BY_HOP))
-
-    def _expect_body(self, status: int, headers: dict[str, str], protocol: str) -> None:
-        self._keep_alive = protocol == "HTTP/1.1" and headers.get("connection") != "close"
-        if self._method == "HEAD" or status in (204, 304):
-            return
-        if headers.get("transfer-encoding") == "chunked":
-            self._in_chunks = True
-        elif "content-length" in headers:
-            self._left = int(headers["content-length"])
-        else:
-            self._left, self._keep_alive = None, False
+        return parsed.head
 
     async def read(self) -> bytes:
         """The next part of the answer's body, b"" at its end. Raises Unreachable if it breaks off."""
+        if self._passed > TURN:
+            await self._give_way()
         try:
             if self._in_chunks and self._left == 0:
                 await self._next_chunk()
             if self._left == 0:
                 return b""
-            part = await self._reader.read(CHUNK if self._left is None else min(CHUNK, self._left))
+            part = await self._bytes.read(self._left)
             if self._left is not None:
                 if not part:
                     raise EOFError("the answer broke off")
                 self._left -= len(part)
-                if self._in_chunks and self._left == 0:
-                    await self._reader.readexactly(2)
+                if self._in_chunks and self._left == 0 and await self._bytes.read_until(b"\r\n", 2) != b"\r\n":
+                    raise ValueError("a chunk is longer than it says")
         except (OSError, EOFError, ValueError) as error:
             self.abort()
             raise Unreachable(f"the answer broke off: {error}") from error
+        self._passed += len(part)
         if not part or (self._left == 0 and not self._in_chunks):
             self._finish()
         return part
 
     async def _next_chunk(self) -> None:
-        self._left = int((await self._reader.readuntil(b"\r\n")).split(b";")[0], 16)
+        self._left = int((await self._bytes.read_until(b"\r\n", MAX_HEAD)).split(b";")[0], 16)
         if self._left == 0:
-            while await self._reader.readuntil(b"\r\n") != b"\r\n":
+            while await self._bytes.read_until(b"\r\n", MAX_HEAD) != b"\r\n":
                 pass  # trailers
             self._in_chunks = False
             self._finish()
@@ -266,3 +282,33 @@ class Exchange:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             self._forwarder._done(connection, reusable=False)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A head, and how the body after it is framed: `length` None is until the connection ends."""
+
+    head: Head
+    keep_alive: bool
+    in_chunks: bool
+    length: int | None
+
+
+def _parse(head: bytes) -> _Parsed:
+    """Raises ValueError."""
+    lines = head.decode("latin-1").split("\r\n")[:-2]
+    protocol, status, reason = (lines[0] + "  ").split(" ", 2)
+    headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines[1:])]
+    said = {name.lower(): value.lower() for name, value in headers}
+    in_chunks = said.get("transfer-encoding") == "chunked"
+    length = 0 if in_chunks else int(said["content-length"]) if "content-length" in said else None
+    handed_on = tuple(pair for pair in headers if pair[0].lower() not in HOP_BY_HOP)
+    return _Parsed(
+        Head(int(status), reason.strip(), handed_on),
+        protocol == "HTTP/1.1" and said.get("connection") != "close",
+        in_chunks,
+        length,
+    )
+
+
+_parse_again = functools.lru_cache(1024)(_parse)

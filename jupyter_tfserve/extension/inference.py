@@ -8,7 +8,9 @@ looks at, which is told the grant.
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections.abc import Awaitable
 from http.client import responses
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
@@ -16,6 +18,7 @@ from urllib.parse import unquote
 from jupyter_server.auth.decorator import allow_unauthenticated
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.extension.handler import ExtensionHandlerMixin
+from jupyter_server.prometheus.log_functions import prometheus_log_method
 from tornado import iostream, web
 from tornado.http1connection import HTTP1Connection
 
@@ -44,6 +47,9 @@ _NOT_HANDED_BACK = frozenset(("date", "server", "set-cookie"))
 
 #: A refused request's body is read up to here, so that its sender sees the refusal; behind a longer one we hang up.
 _SWALLOWED = 16 * 1024 * 1024
+
+#: Looked up once: a label costs as much as the counting.
+_COUNTERS = {status: metrics.REQUESTS.labels(status) for status in ("1xx", "2xx", "3xx", "4xx", "5xx", "client gone")}
 
 _MODEL = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/[^/:]+)?(:classify|:regress|:predict|/metadata)?")
 
@@ -133,10 +139,9 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
             "starting": "The model server is starting; try again.",
         }.get(state, "The model server ended unexpectedly and is started again; try again.")
 
-    async def data_received(self, chunk: bytes) -> None:
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """A part of the body; tornado reads on when the model server has taken it."""
-        if self._exchange is not None:
-            await self._exchange.write(chunk)
+        return None if self._exchange is None else self._exchange.write(chunk)
 
     @allow_unauthenticated  # `prepare` has asked who calls
     async def get(self, path: str) -> None:
@@ -161,6 +166,9 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
                 self._refused_as = int(value)
             elif name.lower() not in _NOT_HANDED_BACK:
                 self.set_header(name, value)
+        if self._exchange.complete:
+            self.finish(part)
+            return
         try:
             while part:
                 self.write(part)
@@ -207,11 +215,19 @@ class InferenceHandler(ExtensionHandlerMixin, JupyterHandler):
         if status in (401, 403, 429):
             self.tfserve.audit_refusal(self.request, status, self._caller.name if self._caller else "")
 
+    def _log(self) -> None:
+        """What went well is a line for --debug only, and Jupyter would make it to throw it away."""
+        app = self.serverapp
+        if self.get_status() >= 400 or cast(int, app.log_level) <= logging.DEBUG:
+            super()._log()
+        elif app.record_http_request_metrics:
+            prometheus_log_method(self)  # type: ignore[no-untyped-call]
+
     def _count(self, status: str) -> None:
         if not self._counted:
             self._counted = True
             metrics.IN_FLIGHT.dec()
-            metrics.REQUESTS.labels(status).inc()
+            _COUNTERS[status].inc()
 
     def set_cors_headers(self) -> None:
         """Jupyter's, where a browser asks: it would answer scripts with an empty header."""

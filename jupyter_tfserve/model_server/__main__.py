@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from . import instances
 from .flags import parse
 from .memory import leave_out_keras
 from .owner import end_with_owner
@@ -15,6 +16,8 @@ def main() -> None:
     flags = parse(sys.argv[1:])
     if flags.owner_fd >= 0:
         end_with_owner(flags.owner_fd)
+    if flags.instances > 1 and not flags.version:
+        sys.exit(instances.run(flags, sys.argv[1:]))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if flags.xla_cpu_compilation_enabled:  # TensorFlow reads it when it is imported
         os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} --tf_xla_cpu_global_jit".strip()

@@ -33,7 +33,7 @@ from .core.manager import RetryPolicy, Version
 from .core.servable import Servable
 from .core.server_core import CoreOptions, ServerCore
 from .errors import ServingError
-from .flags import Flags, cpus
+from .flags import PORTS_TRIED, Flags, cpus
 from .frontends.admission import Admission, refusal
 from .frontends.grpc import GrpcOptions, GrpcServer
 from .frontends.grpc_web import PREFIX as GRPC_WEB
@@ -53,9 +53,6 @@ from .tls import Tls
 log = logging.getLogger("tfserve")
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
-
-#: Ports tried after the one asked for, with --find_free_ports.
-_PORTS_TRIED = 100
 
 _Bind = Callable[[int], int]
 
@@ -144,6 +141,7 @@ class _Program:
                 _channel_arguments(flags.grpc_channel_arguments),
                 flags.enable_grpc_healthcheck_service or self._store is not None,
                 flags.grpc_transport,
+                flags.reuse_port,
             ),
         )
         # TensorFlow's modules are 270,000 objects, which every full collection would walk through.
@@ -338,6 +336,8 @@ class _Program:
         tcp = socket.socket(family, socket.SOCK_STREAM)
         try:
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self._flags.reuse_port:
+                tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             tcp.bind((self._flags.host, port))
             tcp.listen(1024)
         except OSError:
@@ -348,7 +348,7 @@ class _Program:
 
     def _first_free(self, what: str, port: int, bind: _Bind) -> int:
         """Bind the port, or with --find_free_ports the first free one after it; a change is said aloud."""
-        last = port + _PORTS_TRIED if self._flags.find_free_ports else port
+        last = port + PORTS_TRIED if self._flags.find_free_ports else port
         failed: OSError | None = None
         for candidate in range(port, min(last, 65535) + 1):
             try:

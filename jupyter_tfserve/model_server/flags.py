@@ -38,6 +38,9 @@ class _Parser(argparse.ArgumentParser):
             self.add_argument(f"--{name}", type=type(default), default=default, help=f"{help} (default: {default!r})")
 
 
+#: Ports tried after the one asked for, with --find_free_ports.
+PORTS_TRIED = 100
+
 #: Accepted as stock does, without effect here.
 WITHOUT_EFFECT: dict[str, tuple[bool | int | str, str]] = {
     "flush_filesystem_caches": (True, "file system caches are the operating system's business"),
@@ -119,6 +122,7 @@ def _parser() -> _Parser:
     # Ours.
     flag("host", "127.0.0.1", "address that the ports are opened on")
     flag("find_free_ports", False, "take the next free port where one is taken")
+    flag("instances", 1, "processes that share the ports, for machines with many cores; each has the models in memory")
     flag("store", "", "folder of models.config and its models, changed through the management API; watched")
     flag("management_socket", "", "Unix socket (0600) for the management API, and REST beside it")
     flag(
@@ -134,6 +138,7 @@ def _parser() -> _Parser:
     )
     flag("drain_timeout_seconds", 30.0, "seconds that requests in flight get after SIGTERM")
     flag("max_body_bytes", 2**31 - 1, "largest REST body")
+    flag("reuse_port", False, "for --instances: other processes of this user may listen on the same ports")
     flag("owner_fd", -1, "for whoever starts tfserve: a pipe that ends when they do")
     flag("ready_fd", -1, "for whoever starts tfserve: a pipe that is told the ports")
     return parser
@@ -186,6 +191,7 @@ class Flags(argparse.Namespace):
     enable_serialization_as_tensor_content: bool
     host: str
     find_free_ports: bool
+    instances: int
     store: str
     management_socket: str
     bearer_hashes_file: str
@@ -193,6 +199,7 @@ class Flags(argparse.Namespace):
     auto_batching: bool
     drain_timeout_seconds: float
     max_body_bytes: int
+    reuse_port: bool
     owner_fd: int
     ready_fd: int
 
@@ -223,6 +230,15 @@ def parse(arguments: list[str]) -> Flags:
         )
     if flags.grpc_transport not in ("auto", "grpcio", "native"):
         parser.error(f"--grpc_transport takes 'auto', 'grpcio' or 'native', not {flags.grpc_transport!r}.")
+    if flags.instances < 1:
+        parser.error(f"--instances takes a number from 1 on, not {flags.instances}.")
+    if flags.instances > 1:
+        for name in ("store", "management_socket", "grpc_socket_path"):
+            if getattr(flags, name):
+                parser.error(
+                    f"--{name} belongs to one process and cannot be used with --instances={flags.instances}: leave out "
+                    "one of the two."
+                )
     if flags.mixed_precision not in ("", "bfloat16"):
         parser.error(f"--mixed_precision takes only 'bfloat16', not {flags.mixed_precision!r}.")
     return flags

@@ -235,6 +235,32 @@ def test_back_pressure(tmp_path: Path) -> None:
     assert run(tmp_path, script, test) < 50
 
 
+def test_a_large_body_lets_others_have_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the peer takes everything at once, nothing ever waits."""
+    monkeypatch.setattr(forward, "TURN", 30_000)
+
+    def script(peer: Peer) -> Script:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await peer.read_head(reader)
+            await reader.readexactly(40_000)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+        return handle
+
+    async def test(forwarder: Forwarder, peer: Peer) -> list[list[int]]:
+        turns: list[int] = []
+        seen = []
+        exchange = await forwarder.begin("POST", "/x", length=40_000)
+        asyncio.get_running_loop().call_soon(turns.append, 1)
+        for _ in range(2):
+            await exchange.write(b"x" * 20_000)
+            seen.append(list(turns))
+        assert (await exchange.head()).status == 200
+        return seen
+
+    assert run(tmp_path, script, test) == [[], [1]]
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -50,6 +50,7 @@ class GrpcOptions:
     channel_arguments: Sequence[tuple[str, str | int]] = ()
     health: bool = False
     transport: str = "auto"  #: or "grpcio", "native"
+    reuse_port: bool = False  #: share the ports with other instances; else a port that is taken is noticed
 
 
 class GrpcServer:
@@ -68,7 +69,7 @@ class GrpcServer:
                 {
                     "grpc.max_send_message_length": -1,
                     "grpc.max_receive_message_length": -1,
-                    "grpc.so_reuseport": 0,  # a port that is taken must be noticed, not shared
+                    "grpc.so_reuseport": int(options.reuse_port),
                     **dict(options.channel_arguments),
                 }.items()
             ),
@@ -89,7 +90,9 @@ class GrpcServer:
         """Listen on ``host:port`` or ``unix:path``; returns the port. Raises OSError if it is taken."""
         if tls is None and not address.startswith("unix:") and self._is_native():
             arguments = {name: int(value) for name, value in self._options.channel_arguments}
-            transport = NativeTransport(address, self._services, self._bearers, self._pool, arguments)
+            transport = NativeTransport(
+                address, self._services, self._bearers, self._pool, arguments, self._options.reuse_port
+            )
             self._native.append(transport)
             return transport.port
         try:
