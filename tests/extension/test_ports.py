@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import http.client
-import ipaddress
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+import trustme
 from helpers import PATIENCE, call, wait_for
 from jupyter_process import HEADERS, JupyterServer
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
@@ -23,43 +18,21 @@ Start = Callable[..., JupyterServer]
 
 
 class Authority:
-    """A certificate authority of the test."""
+    """A certificate authority of the test; its files are in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the test's")])
-        builder = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(True, None), True)
+        self._ca = trustme.CA()
         self.file = folder / "ca.pem"
-        self.file.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.timezone.utc)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-        )
+        self._ca.cert_pem.write_to_path(self.file)
 
     def issue(self, name: str) -> tuple[Path, Path]:
         """The files of a certificate for 127.0.0.1 and of its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        signed = self._builder(subject, key).add_extension(names, False).sign(self._key, hashes.SHA256())
-        certificate, private = self._folder / f"{name}.crt", self._folder / f"{name}.key"
-        certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-        private.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        private.chmod(0o600)
-        return certificate, private
+        issued = self._ca.issue_cert("127.0.0.1")
+        certificate, key = self._folder / f"{name}.crt", self._folder / f"{name}.key"
+        issued.cert_chain_pems[0].write_to_path(certificate)
+        issued.private_key_pem.write_to_path(key)
+        return certificate, key
 
 
 def test_tls_and_client_certificates(start_jupyter: Start, models: Path, tmp_path: Path) -> None:
