@@ -121,12 +121,12 @@ DISTRIBUTIONS = {
 
 #: What we import and leave to a dependency to bring, because it cannot do without.
 BROUGHT_BY = {
+    "flatbuffers": "tensorflow",
     "google": "tensorflow",
     "ml_dtypes": "tensorflow",
     "numpy": "tensorflow",
     "jupyter_core": "jupyter-server",
     "jupyter_events": "jupyter-server",
-    "prometheus_client": "jupyter-server",
     "traitlets": "jupyter-server",
     "IPython": "ipywidgets",
     "ipykernel": "",  # only where it is running already
@@ -146,10 +146,10 @@ def imported() -> set[str]:
 
 
 def declared() -> set[str]:
-    """The distributions that the package or its extra `tensorflow` requires."""
+    """The distributions that the package or its extras `tensorflow` and `lite` require."""
     text = (ROOT / "pyproject.toml").read_text()
     runtime = text[text.index("dependencies = [") : text.index("test = [")]
-    return set(re.findall(r'^    "([\w-]+)', runtime, flags=re.MULTILINE))
+    return set(re.findall(r'^    "([\w-]+)', runtime, flags=re.MULTILINE)) - {"jupyter-tfserve"}
 
 
 def test_everything_imported_is_declared_and_the_other_way_round() -> None:
