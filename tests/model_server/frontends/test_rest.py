@@ -6,7 +6,9 @@ import gzip
 import json
 
 import pytest
-from helpers import StoreServer
+import tensorflow as tf
+from helpers import Answer, StoreServer
+from tensorflow_serving.apis import predict_pb2
 
 
 def test_row_and_column_format(server: StoreServer) -> None:
@@ -127,3 +129,35 @@ def test_tensors_of_many_dimensions(server: StoreServer) -> None:
             assert answer.status == status, answer
             if status == 200:
                 assert answer.json == {"outputs": json.loads(nested)}
+
+
+def test_messages_instead_of_json(server: StoreServer) -> None:
+    """A PredictRequest as the body, on the same path: the answer is a PredictResponse, an error is JSON as ever."""
+
+    def ask(message: predict_pb2.PredictRequest | bytes, path: str = "several") -> Answer:
+        body = message if isinstance(message, bytes) else message.SerializeToString()
+        return server.call(
+            "POST", f"/v1/models/{path}:predict", body, {"Content-Type": "application/x-protobuf; charset=x"}
+        )
+
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "the path says which model"
+    request.inputs["a"].CopyFrom(tf.make_tensor_proto([2, 4], tf.int64))
+    request.inputs["b"].CopyFrom(tf.make_tensor_proto([3, 5], tf.int64))
+    answer = ask(request)
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/x-protobuf"), answer
+    reply = predict_pb2.PredictResponse.FromString(answer.body)
+    assert reply.model_spec.name == "several" and reply.model_spec.version.value == 1
+    assert sorted(reply.outputs) == ["label", "product", "raw_bytes"]
+    assert tf.make_ndarray(reply.outputs["product"]).tolist() == [6, 20]
+    assert tf.make_ndarray(reply.outputs["label"]).tolist() == [b"3", b"5"]
+    request.output_filter.append("product")
+    assert list(predict_pb2.PredictResponse.FromString(ask(request).body).outputs) == ["product"]
+    del request.inputs["b"]
+    for wrong, phrase in (
+        (ask(request), "Missing but required: {b}"),
+        (ask(b"\xff no message"), "no tensorflow.serving.PredictRequest"),
+        (ask(request, "nosuch"), "Servable not found for request: Latest(nosuch)"),
+    ):
+        assert wrong.status == (404 if "nosuch" in phrase else 400), wrong
+        assert wrong.headers["content-type"] == "application/json" and phrase in wrong.json["error"]
