@@ -179,6 +179,8 @@ def probed(folder: Path) -> None:
                 lambda x: {"y": tf.nn.max_pool2d(x, 32, 32, "VALID")},
                 [spec([None, None, None, 3], tf.float32, "x")],
             ),
+            "alike": (lambda x: {"y": 1 + 1e-5 * x}, [row]),
+            "alike_mean": (lambda x: {"y": 1 + 1e-5 * (x - tf.reduce_mean(x))}, [row]),
             "mean": (lambda x: {"y": x - tf.reduce_mean(x)}, [row]),
             "first": (first, [row]),
             "cumulated": (lambda x: {"y": tf.cumsum(x)}, [row]),

@@ -17,6 +17,8 @@ DECISIONS = {
     "whole_numbers": "",
     "not_a_number": "",
     "images": "",
+    "alike": "",  # answers closer than the tolerance of a comparison
+    "alike_mean": "all had the same answer",
     "mean": "the rows of output 'y' depend on each other",
     "first": "the rows of output 'z' depend on each other",
     "cumulated": "the rows of output 'y' depend on each other",
@@ -24,7 +26,7 @@ DECISIONS = {
     "fixed": "input 'x' has no open leading dimension",
     "shortened": "output 'y' does not have a row for each row of the inputs",
     "counted": "AssignAddVariableOp, which keeps state",
-    "count": "all had the same answer",
+    "count": "",  # the same number in all runs, whatever the rows are
     "random": "RandomUniform",
     "in_a_branch": "RandomUniform",
     "same_answer": "all had the same answer",
