@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -133,8 +134,8 @@ class _SessionServable:
     def _measure(self, signature: str, took: float) -> None:
         mean = self._seconds.get(signature)
         if mean is None:
-            self._seconds[signature] = 0.0  # the first run pays for building the executor, so it says nothing
-        elif mean == 0.0 or took > _SLOW_SECONDS:
+            self._seconds[signature] = math.inf  # the first run pays for building the executor, so it says nothing
+        elif mean == math.inf or took > _SLOW_SECONDS:
             self._seconds[signature] = took
         else:
             self._seconds[signature] = mean + _WEIGHT * (took - mean)

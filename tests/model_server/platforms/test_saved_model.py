@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import StoreServer, wait_for
+
+from jupyter_tfserve.model_server.platforms import saved_model
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,17 @@ def test_what_is_no_saved_model(start_store: Callable[..., StoreServer], models:
     assert failed["error_code"] != "OK" and failed["error_message"]
     assert works["state"] == "AVAILABLE"
     assert one.predict("m", [1.0]) == [2.0]
+
+
+def test_a_signature_is_quick_only_once_it_was_seen_to_be(models: Path) -> None:
+    """The first run pays for TensorFlow's executor; a slow model must not be taken for a quick one for want of others."""
+    servable = saved_model.load(models / "affine" / "1", saved_model.SavedModelOptions())
+    signature = servable.signatures["serving_default"]
+    rows = [np.ones(1, np.float32)]
+    assert not servable.is_quick(signature)
+    servable.run(signature, rows, signature.output_names)
+    assert not servable.is_quick(signature)
+    assert any(
+        servable.run(signature, rows, signature.output_names) and servable.is_quick(signature) for _ in range(1000)
+    )
+    servable.close()
