@@ -41,7 +41,7 @@ def test_what_is_no_saved_model(start_store: Callable[..., StoreServer], models:
 
 
 def test_a_signature_is_quick_only_once_it_was_seen_to_be(models: Path) -> None:
-    """The first run pays for TensorFlow's executor; a slow model must not be taken for a quick one for want of others."""
+    """The first run pays for TensorFlow's executor, so it says nothing, and nothing is taken for granted."""
     servable = saved_model.load(models / "affine" / "1", saved_model.SavedModelOptions())
     signature = servable.signatures["serving_default"]
     rows = [np.ones(1, np.float32)]
