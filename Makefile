@@ -3,6 +3,7 @@
 PYTHON ?=
 PORT ?= 8888
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 BENCH_ARGS ?=
 LAB_ARGS ?=
 FUZZ_SECONDS ?= 600
@@ -45,7 +46,7 @@ lab: $(INSTALLED) ## open the quickstart in JupyterLab (PORT=8888)
 	  $(LAB_ARGS)
 
 test: lint ## lint, then the whole suite (PYTEST_ARGS='-k store' for a part of it)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 hub: $(INSTALLED) ## a real JupyterHub with two users: one shares, the other predicts, and reaches nothing else
 	@$(BIN)/python -m pytest tests/hub $(PYTEST_ARGS)
