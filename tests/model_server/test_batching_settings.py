@@ -196,7 +196,7 @@ def test_events_tell(one: StoreServer) -> None:
     [
         (("--auto_batching",), "auto"),
         (("--enable_batching", "--auto_batching"), "on"),
-        (("--auto_batching", "--enable_per_model_batching_parameters"), "on"),
+        (("--enable_batching", "--enable_per_model_batching_parameters"), "on"),
     ],
 )
 def test_the_default(start_store: Start, models: Path, tmp_path: Path, flags: tuple[str, ...], mode: str) -> None:

@@ -60,11 +60,11 @@ class Head:
 
     __slots__ = ("headers", "keep", "length", "method", "route", "target")
 
-    def __init__(self, method: str, target: str, headers: dict[str, str], length: int = 0, keep: bool = True) -> None:
+    def __init__(self, method: str, target: str, headers: dict[str, str], keep: bool = True) -> None:
         self.method = method
         self.target = target  #: path and query as they came, byte for byte (latin-1)
         self.headers = headers  #: names in lower case; of equal ones the last
-        self.length = length  #: bytes of the body
+        self.length = 0  #: bytes of the body, where the server has seen such a request before
         self.keep = keep  #: whether the connection goes on after it
         self.route: Any = None  #: for whoever answers: what it made of method and target
 
@@ -361,21 +361,20 @@ class _Connection(asyncio.Protocol):
         if self._parser.should_upgrade():
             return
         headers = self._headers
-        given = headers.get("content-length", "")
-        length = int(given) if given.isdigit() else 0
-        if length > self._server.max_body:
+        length = headers.get("content-length", "").strip()
+        if length.isdigit() and int(length) > self._server.max_body:
             raise _TooLarge(413)
         self._waits_for_us = headers.get("expect", "").lower() == "100-continue"
         # An HTTP/1.0 client that wants the connection kept needs to be told that it is; closing is always right.
         keep = self._parser.should_keep_alive() and self._parser.get_http_version() != "1.0"
         method = self._parser.get_method().decode("latin-1")
-        self._head = Head(method, self._target.decode("latin-1"), headers, length, keep)
-        text, self._candidate = self._candidate, b""
+        self._head = Head(method, self._target.decode("latin-1"), headers, keep)
         plain = not self._waits_for_us and "transfer-encoding" not in headers
         # A line for the request, one for each header, an empty one, and all of them ended in the same way: then the
         # parser and we mean the same bytes.
-        if text and plain and text.count(b"\n") == text.count(b"\r\n") == self._header_count + 2:
-            self._server.remember(text, self._head)
+        text = self._candidate
+        if not (plain and text.count(b"\n") == text.count(b"\r\n") == self._header_count + 2):
+            self._candidate = b""
         if not self._exchanges:
             self._ask_for_body()
 
@@ -398,6 +397,10 @@ class _Connection(asyncio.Protocol):
         head = self._head
         assert head is not None
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        if self._candidate:
+            head.length = len(body)  # what the parser took for it, however the header was written
+            self._server.remember(self._candidate, head)
+            self._candidate = b""
         self._reset()
         if not self._closing:
             self._handle(head, body)
