@@ -275,13 +275,17 @@ class NewShare(TypedDict):
 class Event(TypedDict, total=False):
     """Something changed. `type` and `time` are always there."""
 
-    type: Literal["version", "model", "server"]
+    type: Literal["version", "model", "server", "refusal"]
     time: float
-    model: str  #: version, model
+    model: str  #: version, model; refusal: the one asked for, "" for none
     version: int  #: version
     state: str  #: version: VersionState; server: ServerState; model: "served", "changed" or "removed"
     error: str
     reason: str  #: server: why
+    port: Literal["rest", "grpc"]  #: refusal: where; the model server tells these, and the Jupyter Server audits them
+    status: int  #: refusal: the HTTP status that it is or would be
+    grant: str  #: refusal: of the caller, "" for one whom nobody knows
+    count: int  #: refusal: how many like it within a second
 
 
 class Refusal(TypedDict):

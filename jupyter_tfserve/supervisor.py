@@ -66,6 +66,7 @@ class Settings:
     rest_port: int = 8501
     bearers: tuple[str, ...] = ()  #: tokens that the direct ports accept, beside the one in `token_file`
     open_ports: bool = False  #: the direct ports ask for no bearer
+    knows_callers: bool = False  #: whoever starts it answers at `Supervisor.callers_socket` whose other bearers are
     tls: Tls | None = None  #: of the direct ports
     flags: tuple[str, ...] = ()  #: more flags of `tfserve`
     start_timeout: float = 120.0  #: seconds; importing TensorFlow on a slow disk takes tens of them
@@ -100,6 +101,7 @@ class Supervisor:
         if len(str(self.socket)) > _SOCKET_PATH_LIMIT:
             self._socket_dir = Path(tempfile.mkdtemp(prefix="tfserve-"))
             self.socket = self._socket_dir / "s"
+        self.callers_socket = self.socket.with_name("callers.sock")
         self.log = settings.runtime_dir / "model_server.log"
         self.token_file = settings.runtime_dir / "token"
         self._token = secrets.token_urlsafe(32)
@@ -294,7 +296,7 @@ class Supervisor:
             "--find_free_ports",
             f"--store={settings.store.root}",
             f"--management_socket={self.socket}",
-            *([] if settings.open_ports else [f"--bearer_hashes_file={self._hash_file}"]),
+            *self._bearer_flags(),
             *self._tls_flags(),
             "--max_num_load_retries=0",  # what cannot be loaded is told at once; a new registration tries again
             "--auto_batching",
@@ -341,6 +343,12 @@ class Supervisor:
         with contextlib.suppress(OSError):  # a full disk: it is only asked where this process has no TensorFlow
             write_atomically(settings.store.root / ".python", self._python)
         return True
+
+    def _bearer_flags(self) -> list[str]:
+        if self.settings.open_ports:
+            return []
+        asked = [f"--callers_socket={self.callers_socket}"] if self.settings.knows_callers else []
+        return [f"--bearer_hashes_file={self._hash_file}", *asked]
 
     def _tls_flags(self) -> list[str]:
         """TF Serving's SSLConfig holds the PEM texts themselves; the file is 0600."""

@@ -48,7 +48,7 @@ c.ConfigurableHTTPProxy.pid_file = "{folder}/proxy.pid"
 c.ConfigurableHTTPProxy.auth_token = "proxy-token"
 c.JupyterHub.services = [{{"name": "test-admin", "api_token": {admin!r}, "admin": True}}]
 c.Spawner.cmd = [{python!r}, "-m", "jupyterhub.singleuser"]
-c.Spawner.args = ["--allow-root", "--TFServe.grpc_port=0", "--TFServe.rest_port=0"]
+c.Spawner.args = ["--allow-root"]
 c.Spawner.http_timeout = c.Spawner.start_timeout = 120
 c.Spawner.environment = {environment!r}
 c.Spawner.environment["ROUTE_TABLE"] = lambda spawner: spawner.home_dir + "/routes.json"
@@ -73,6 +73,10 @@ class JupyterHub:
         extensions.mkdir(parents=True, exist_ok=True)
         (extensions / "route_table.json").write_text(
             json.dumps({"ServerApp": {"jpserver_extensions": {"route_table": True, "jupyter_tfserve": True}}})
+        )
+        # Named as a log, among which the tests look for secrets.
+        (folder / "etc" / "jupyter_server_config.py").write_text(
+            "import logging, os\nc.EventLogger.handlers = [logging.FileHandler(os.path.expanduser('~/events.log'))]\n"
         )
         config = _CONFIG.format(
             public=f"http://127.0.0.1:{self.port}{quote(base_url)}",
@@ -220,6 +224,21 @@ class UserServer:
                 client.register(name, {})
                 status = client.model(name, wait=1, timeout=PATIENCE)
                 assert status["versions"][0]["state"] == "AVAILABLE", status
+        finally:
+            client.close()
+
+    def audited(self) -> list[dict[str, Any]]:
+        """The audit events so far."""
+        lines = [json.loads(line) for line in (self.home / "events.log").read_text().splitlines()]
+        return [line for line in lines if line["__schema__"].endswith("jupyter_tfserve/access/v1")]
+
+    def ports(self) -> tuple[int, int]:
+        """The model server's own: REST, gRPC."""
+        client = self.client()
+        try:
+            info = client.state()["server"]
+            assert info is not None and info["rest_port"] and info["grpc_port"]
+            return info["rest_port"], info["grpc_port"]
         finally:
             client.close()
 

@@ -1,4 +1,5 @@
-"""Who may call: the one place that answers it. `management.py`, `inference.py` and `tunnel.py` ask.
+"""Who may call: the one place that answers it. `management.py`, `inference.py` and `tunnel.py` ask, and
+`callers.py` for the model server.
 
 Everything may do: whom Jupyter itself knows (token, cookie, Hub), and kernels of this server, which show the owner key:
 a random word in a 0600 file, for servers whose callers have no token that a kernel could use (a password, a Hub). Both
@@ -12,18 +13,21 @@ import hmac
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from jupyter_server import CallContext
+from jupyter_server.auth.authorizer import AllowAllAuthorizer
 from jupyter_server.auth.identity import IdentityProvider, PasswordIdentityProvider, User
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import ensure_async
 from tornado import web
 
 from ..grants import Grant
-from .hub import HubError
+from .hub import FRESH_SECONDS, Hub, HubError
+from .shares import PREFIX
 
 if TYPE_CHECKING:
     from .app import TFServe
@@ -110,18 +114,45 @@ async def bearer_of(authorization: str, tfserve: TFServe) -> Caller | None:
         user = await tfserve.hub.user_of(match[1])
     except HubError:
         return None  # the Hub does not answer: for a while its own identity provider remembers whom it knew
+    return _of_the_hub(user, tfserve, tfserve.hub)
+
+
+async def grant_of(bearer: str, tfserve: TFServe) -> Grant:
+    """What may be done with a bearer on the model server's own ports, which know the owner's and the access keys, but
+    nothing of the Hub. Raises Refused, HubError.
+    """
+    if tfserve.hub is None or bearer.startswith(PREFIX):
+        raise Refused(401, "This bearer is not known, or no longer.")
+    user = await tfserve.hub.user_of(bearer, FRESH_SECONDS)
+    caller = _of_the_hub(user, tfserve, tfserve.hub)
+    if caller is not None and caller.grant is not None:
+        return caller.grant
+    # Who may do everything under Jupyter: here they predict. An Authorizer of the admin's own would have to see the
+    # request; the usual ones ask for nothing more.
+    authorizer = type(tfserve.server.authorizer)
+    if authorizer is not AllowAllAuthorizer and not authorizer.__module__.startswith("jupyterhub."):
+        raise Refused(403, "This server's Authorizer decides who may predict: ask through the JupyterHub's URL.")
+    return Grant(f"hub {_name(user or {})}", None)
+
+
+def _of_the_hub(user: Mapping[str, Any] | None, tfserve: TFServe, hub: Hub) -> Caller | None:
+    """A user of the Hub who may predict and no more; None for one who may do everything. Raises Refused."""
     if user is None:
         raise Refused(401, "The JupyterHub does not know this token, or no longer.")
-    if tfserve.hub.opens(user):
+    if hub.opens(user):
         return None
-    name = f"{user.get('kind', 'user')} {user['name']}"
-    if not tfserve.hub.may_predict(user):
-        raise Refused(403, f"The {name} may not predict here: its token lacks the scope {tfserve.hub.scope}.")
+    name = _name(user)
+    if not hub.may_predict(user):
+        raise Refused(403, f"The {name} may not predict here: its token lacks the scope {hub.scope}.")
     # What a service may is its admin's word; what a user may is what was shared with them, where something was.
     grant = tfserve.shares.for_user(user["name"]) if user.get("kind") != "service" else None
     if grant is None:
         return Caller(name, Grant(f"hub {name}", None))
     return Caller(name, grant)
+
+
+def _name(user: Mapping[str, Any]) -> str:
+    return f"{user.get('kind', 'user')} {user['name']}"
 
 
 async def _identify(handler: JupyterHandler) -> None:

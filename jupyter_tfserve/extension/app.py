@@ -32,6 +32,7 @@ from ..store import Store, StoreError, write_atomically
 from ..supervisor import Settings, StartError, Supervisor, Tls
 from . import metrics
 from .broadcast import Broadcast, Follower
+from .callers import Callers
 from .forward import Forwarder
 from .hub import Hub
 from .inference import InferenceHandler
@@ -183,6 +184,7 @@ class TFServe(ExtensionApp):
                 rest_port=self.rest_port,
                 bearers=(token,) if token else (),
                 open_ports=self.allow_unauthenticated_loopback,
+                knows_callers=self.hub is not None,
                 tls=self._tls(),
                 flags=tuple(self.model_server_flags),
                 start_timeout=self.start_timeout,
@@ -195,6 +197,7 @@ class TFServe(ExtensionApp):
         self.management_forwarder = Forwarder(self.supervisor.socket)
         self.broadcast = Broadcast()
         self.follower = Follower(self.management_forwarder, self._on_model_server)
+        self._callers = Callers(self)
         self._collector = metrics.ModelServerCollector(self.supervisor.socket, lambda: self.supervisor.running)
         self.uploads = Uploads(self.models, self.max_upload_size, self.allowed_ops)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -220,6 +223,8 @@ class TFServe(ExtensionApp):
         REGISTRY.register(self._collector)
         self.tell_grants()
         self._following = asyncio.create_task(self._follow_shares(), name="tfserve-shares")
+        if self.hub is not None:
+            await self._callers.start(self.supervisor.callers_socket)
         if self.server.client_ca:
             # As with the internal TLS of a JupyterHub: who has no certificate of the right kind gets no connection, and
             # a kernel has none.
@@ -250,6 +255,7 @@ class TFServe(ExtensionApp):
             self._for_kernels.stop()
         if self._following is not None:
             self._following.cancel()
+        self._callers.stop()
         await self.follower.stop()
         with contextlib.suppress(OSError, StoreError):
             await asyncio.to_thread(self.shares.note_use)
@@ -325,6 +331,18 @@ class TFServe(ExtensionApp):
             remote=request.remote_ip or "",
         )
 
+    def _audit_refusal_on_port(self, event: Event) -> None:
+        """The model server refused a caller on a port of its own."""
+        grant = event["grant"]
+        self.audit(
+            action="refused",
+            who=grant.removeprefix("hub ") if grant.startswith("hub ") or not grant else f"key {grant}",
+            status=event["status"],
+            port=event["port"],
+            models=[event["model"]] if event["model"] else [],
+            count=event["count"],
+        )
+
     def _check_ports(self) -> None:
         if self.allow_unauthenticated_loopback and not self._is_loopback:
             raise TraitError(f"TFServe.allow_unauthenticated_loopback is for the loopback, not for host {self.host!r}.")
@@ -368,6 +386,9 @@ class TFServe(ExtensionApp):
 
     def _on_model_server(self, event: Event) -> None:
         """An event of the model server's own."""
+        if event["type"] == "refusal":
+            self._audit_refusal_on_port(event)
+            return
         self.broadcast.publish(event)
         if event["type"] == "version":
             if event.get("error"):

@@ -26,6 +26,9 @@ SCOPE = "custom:jupyter_server:execute:jupyter_tfserve:inference"
 #: jupyterhub's own cache would take 300.
 CACHE_SECONDS = 30.0
 
+#: The same for who remembers our answer himself: the model server, for 25 more.
+FRESH_SECONDS = 5.0
+
 _MAX_CACHED = 1000
 
 #: Seconds that the Hub gets to answer.
@@ -81,12 +84,14 @@ class Hub:
         auth = getattr(identity, "hub_auth", None)
         return None if auth is None else cls(cast(_HubAuth, auth))
 
-    async def user_of(self, bearer: str) -> dict[str, Any] | None:
-        """The Hub's user model, None for a bearer that it does not know. Raises HubError if it does not answer."""
+    async def user_of(self, bearer: str, seconds: float = CACHE_SECONDS) -> dict[str, Any] | None:
+        """The Hub's user model, None for a bearer that it does not know; said at most `seconds` ago. Raises HubError if
+        it does not answer.
+        """
         key = hashlib.sha256(bearer.encode("utf-8", "surrogateescape")).hexdigest()
         now = time.monotonic()
         known = self._known.get(key)
-        if known is None or now - known[0] > CACHE_SECONDS:
+        if known is None or now - known[0] > seconds:
             if len(self._known) >= _MAX_CACHED:
                 self._known = {k: v for k, v in self._known.items() if now - v[0] <= CACHE_SECONDS / 2}
             known = now, asyncio.ensure_future(self._auth.user_for_token(bearer, use_cache=False, sync=False))

@@ -124,7 +124,7 @@ class Shares:
         hub = [record for record in self._records.values() if record.kind != "key" and record.server == self._server]
         mine = [record for record in hub if record.user == name] or [r for r in hub if r.kind == "link"]
         if not self._readable:
-            return Grant(f"hub {name}", ())
+            return Grant(f"hub user {name}", ())
         if not mine:
             return None
         valid = [record for record in mine if not record.expired]
@@ -133,7 +133,7 @@ class Shares:
         rates = [record.rate for record in valid]
         most = [record.concurrency for record in valid]
         return Grant(
-            f"hub {name}",
+            f"hub user {name}",
             tuple(sorted({model for record in valid for model in record.models})),
             rate=None if None in rates else sum(filter(None, rates)) or None,
             concurrency=None if None in most else sum(filter(None, most)) or None,

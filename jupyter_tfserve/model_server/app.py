@@ -34,14 +34,14 @@ from .core.servable import Servable
 from .core.server_core import CoreOptions, ServerCore
 from .errors import ServingError
 from .flags import PORTS_TRIED, Flags, cpus
-from .frontends.admission import Admission, refusal
+from .frontends.admission import Admission, RestPort
 from .frontends.grpc import GrpcOptions, GrpcServer
 from .frontends.grpc_web import PREFIX as GRPC_WEB
 from .frontends.grpc_web import GrpcWeb
-from .frontends.http import Exchange, Handler, HttpServer
+from .frontends.http import Exchange, HttpServer
 from .frontends.management import EventBus, ManagementApi, model_event, version_event
 from .frontends.profiler import ProfilerService
-from .frontends.rest import HEALTH_PATHS, RestApi, RestOptions
+from .frontends.rest import RestApi, RestOptions
 from .frontends.services import Services, not_available
 from .memory import forget_start_up
 from .platforms import lite, saved_model
@@ -105,7 +105,7 @@ class _Program:
         self._core = self._make_core()
         self._configs = ConfigStore(self._core, self._store)
         try:
-            self._bearers = Bearers(flags.bearer_hashes_file)
+            self._bearers = Bearers(flags.bearer_hashes_file, flags.callers_socket)
         except (OSError, ValueError, KeyError, TypeError) as error:  # rather no server than one without its bearers
             raise StartFailed(f"--bearer_hashes_file cannot be read: {error}") from None
         self._admission = Admission(self._bearers)
@@ -159,6 +159,7 @@ class _Program:
             grpc_port, rest_port = await self._open_ports(servers)
             sweeps = [asyncio.create_task(server.sweep()) for server, _ in servers]
             sweeps.append(asyncio.create_task(self._bearers.follow()))
+            sweeps.append(asyncio.create_task(self._bearers.refusals.tell(self._events.publish)))
             watching = asyncio.create_task(self._follow_config())
             forget_start_up()
             self._set_ready(grpc_port, rest_port)
@@ -324,7 +325,8 @@ class _Program:
         if flags.rest_api_port:
             sockets: list[socket.socket] = []
             rest_port = self._first_free("REST", flags.rest_api_port, lambda port: self._bind_tcp(port, sockets))
-            server = HttpServer(self._for_ports(self._rest), flags.max_body_bytes)
+            guarded = RestPort(self._bearers, self._admission, self._rest) if self._bearers else self._rest
+            server = HttpServer(guarded, flags.max_body_bytes)
             listening = await asyncio.get_running_loop().create_server(
                 server.protocol, sock=sockets[0], backlog=1024, ssl=tls.for_rest() if tls else None
             )
@@ -362,27 +364,6 @@ class _Program:
             log.info("%s on %s:%d", what, self._flags.host, candidate)
             return candidate
         raise StartFailed(f"{what} cannot listen on {self._flags.host}:{port}: {failed}. Choose another port.")
-
-    def _for_ports(self, rest: RestApi) -> Handler:
-        """REST for everyone who can reach the port: a bearer is asked for where there are any."""
-        if not self._bearers:
-            return rest
-
-        def answer(request: Exchange) -> None:
-            if request.target in HEALTH_PATHS:
-                rest(request)
-                return
-            try:
-                grant = self._bearers.caller(request.headers.get("authorization", ""))
-            except ServingError as error:
-                request.respond(refusal(error))
-                return
-            if grant is None:
-                rest(request)
-            else:
-                self._admission.rest(grant, request, rest)
-
-        return answer
 
     def _readiness(self) -> str:
         """Why the server should not be sent requests now, "" if it may be."""

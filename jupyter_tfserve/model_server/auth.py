@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..grants import Grant
+from .asking import Strangers
 from .errors import Code, ServingError
+from .refusals import Refusals
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +44,15 @@ class _Table:
 
 
 class Bearers:
-    """The accepted bearers; false where the ports are open to all. Any thread may ask."""
+    """The accepted bearers; false where the ports are open to all. Any thread may ask.
 
-    def __init__(self, file: str = "") -> None:
+    With `strangers`, the Unix socket of whoever knows more of them than the file (`asking.py`).
+    """
+
+    def __init__(self, file: str = "", strangers: str = "") -> None:
+        self.refusals = Refusals()
         self._file = Path(file) if file else None
+        self._strangers = Strangers(strangers) if strangers else None
         self._table = _Table()
         self._uses: dict[str, _Use] = {}
         self._counting = threading.Lock()
@@ -62,18 +69,24 @@ class Bearers:
             try:
                 if _stamp(self._file) != self._table.stamp:
                     self._table = _read(self._file)
+                    if self._strangers is not None:
+                        self._strangers.forget()  # whoever writes the file has changed what others may do
             except (OSError, ValueError, KeyError, TypeError) as error:
                 if self._table.stamp:
                     log.error("--bearer_hashes_file cannot be read, nobody is let in: %s", error)
                 self._table = _Table()
+                if self._strangers is not None:
+                    self._strangers.forget()
 
     def caller(self, authorization: str) -> Grant | None:
         """Whose Authorization header this is, ``Bearer X`` or ``token X``: None for the owner, who may do everything.
 
-        Raises UNAUTHENTICATED. The bearer is never compared, only its hash, which tells nothing of it.
+        Raises UNAUTHENTICATED, or Asked where somebody else has to say it first. The bearer is never compared, only its
+        hash, which tells nothing of it.
         """
         scheme, _, bearer = authorization.partition(" ")
-        digest = hashlib.sha256(bearer.strip().encode("utf-8", "surrogateescape")).hexdigest()
+        bearer = bearer.strip()
+        digest = hashlib.sha256(bearer.encode("utf-8", "surrogateescape")).hexdigest()
         table = self._table
         known = [hmac.compare_digest(digest, owner) for owner in table.owners]
         if scheme.lower() not in ("bearer", "token"):
@@ -81,9 +94,11 @@ class Bearers:
         if any(known):
             return None
         grant = table.grants.get(digest)
-        if grant is None:
-            raise ServingError(Code.UNAUTHENTICATED, "This bearer is not known, or no longer.")
-        return grant
+        if grant is not None:
+            return grant
+        if self._strangers is not None and table.stamp:
+            return self._strangers.grant(digest, bearer)
+        raise ServingError(Code.UNAUTHENTICATED, "This bearer is not known, or no longer.")
 
     def enter(self, grant: Grant) -> None:
         """A request of this grant begins. Raises UNAUTHENTICATED for one that has expired, RESOURCE_EXHAUSTED past its

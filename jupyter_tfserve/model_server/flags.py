@@ -130,6 +130,11 @@ def _parser() -> _Parser:
         "",
         "SHA-256 of each bearer that the ports ask for, hex, a line each; or grants; none: open",
     )
+    flag(
+        "callers_socket",
+        "",
+        "Unix socket that is asked about bearers that are not in the file; with bearer_hashes_file",
+    )
     flag("grpc_transport", "auto", "'grpcio', or 'native': pygrpc-native where it can; 'auto' is native")
     flag(
         "auto_batching",
@@ -195,6 +200,7 @@ class Flags(argparse.Namespace):
     store: str
     management_socket: str
     bearer_hashes_file: str
+    callers_socket: str
     grpc_transport: str
     auto_batching: bool
     drain_timeout_seconds: float
@@ -230,6 +236,8 @@ def parse(arguments: list[str]) -> Flags:
         )
     if flags.grpc_transport not in ("auto", "grpcio", "native"):
         parser.error(f"--grpc_transport takes 'auto', 'grpcio' or 'native', not {flags.grpc_transport!r}.")
+    if flags.callers_socket and not flags.bearer_hashes_file:
+        parser.error("--callers_socket needs --bearer_hashes_file: without it the ports ask for no bearer.")
     if flags.instances < 1:
         parser.error(f"--instances takes a number from 1 on, not {flags.instances}.")
     if flags.instances > 1:

@@ -59,6 +59,21 @@ def web(owner: UserServer, model: str, token: str, text: bool = False) -> int:
     return grpc_web(post, PREDICT, message(model).SerializeToString(), headers, text)[1]
 
 
+def direct(owner: UserServer, model: str, token: str) -> tuple[int, grpc.StatusCode]:
+    """What the model server's own ports answer to a prediction."""
+    rest, rpc = owner.ports()
+    bearer = f"Bearer {token}"
+    url = f"http://127.0.0.1:{rest}/v1/models/{model}:predict"
+    status = owner.hub.request("POST", url, {"instances": [1.0]}, {"Authorization": bearer}).status
+    with grpc.insecure_channel(f"127.0.0.1:{rpc}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        try:
+            stub.Predict(message(model), timeout=PATIENCE, metadata=(("authorization", bearer),))
+        except grpc.RpcError as error:
+            return status, error.code()
+    return status, grpc.StatusCode.OK
+
+
 def walk(owner: UserServer, token: str) -> list[str]:
     """What a bearer reaches of the whole route table of the owner's server, through the Hub's proxy."""
 
@@ -98,6 +113,25 @@ def test_shared_by_name(hub: JupyterHub, owner: UserServer) -> None:
             stub.Predict(message("echo"), timeout=PATIENCE)
         assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
+    # So do the model server's own ports; the owner's token of the Hub predicts there, too.
+    ok, denied, unknown = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
+    assert [direct(owner, model, token) for model in ("affine", "echo")] == [(200, ok), (403, denied)]
+    assert direct(owner, "affine", hub.token(owner.user)) == (200, ok)
+    scopeless = hub.token(COLLEAGUE, f"read:users:name!user={COLLEAGUE}")
+    assert direct(owner, "affine", scopeless) == (403, denied)
+    assert direct(owner, "affine", "0123456789abcdef" * 2) == (401, unknown)
+    expected = {
+        (port, status, who, "affine" if who == "" else "echo")
+        for port in ("rest", "grpc")
+        for status, who in ((401, ""), (403, ""), (403, f"user {COLLEAGUE}"))
+    }
+
+    def told() -> set[tuple[str, int, str, str]]:
+        found = [event for event in owner.audited() if event["action"] == "refused" and "port" in event]
+        return {(event["port"], event["status"], event["who"], *event["models"]) for event in found}
+
+    wait_for("the refusals to be audited", lambda: told() >= expected)
+
     found = walk(owner, token)
     assert not found, "\n".join(found)
 
@@ -110,6 +144,7 @@ def test_shared_by_name(hub: JupyterHub, owner: UserServer) -> None:
     unshare(owner, said)
     began = time.monotonic()
     wait_for("the bearer to be refused", lambda: owner.predict("affine", token) == 403, REVOKED)
+    wait_for("the ports to refuse it", lambda: direct(owner, "affine", token) == (403, denied), REVOKED)
     assert owner.call("POST", "tfserve" + PREDICT, b"", token).status == 403
     assert time.monotonic() - began < REVOKED
     # The Hub knows of no share any more.
@@ -121,9 +156,15 @@ def test_a_revocation_elsewhere_shows_within_35_seconds(hub: JupyterHub, owner: 
     said = shared(owner, "affine", f"with_user={COLLEAGUE!r}")
     token = hub.token(COLLEAGUE, owner.scope)
     assert owner.predict("affine", token) == 200
+    assert direct(owner, "affine", token) == (200, grpc.StatusCode.OK)
     where = f"/shares/{quote(owner.user)}/"
     assert hub.api("PATCH", where, {"user": COLLEAGUE, "scopes": [owner.scope]}).status == 200
-    wait_for("the bearer to be refused", lambda: owner.predict("affine", token) == 403, REVOKED)
+    denied = (403, grpc.StatusCode.PERMISSION_DENIED)
+    wait_for(
+        "the bearer to be refused",
+        lambda: owner.predict("affine", token) == 403 and direct(owner, "affine", token) == denied,
+        REVOKED,
+    )
     unshare(owner, said)
 
 

@@ -11,15 +11,18 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from urllib.parse import unquote_to_bytes
 
 from tensorflow_serving.apis import model_pb2
 
 from ...grants import Grant
 from ...wire import BYTES, WireError, fields
+from ..asking import Asked
 from ..auth import Bearers
 from ..errors import Code, ServingError
 from .http import Exchange, Handler, Response
+from .rest import HEALTH_PATHS
 from .services import MODEL_SERVICE, PREDICTION_SERVICE
 
 _MODELS = re.compile(
@@ -53,12 +56,17 @@ class Admission:
     def rest(self, grant: Grant, request: Exchange, answer: Handler) -> None:
         """Answer a REST request, or refuse it."""
         try:
-            _check_target(grant, request)
-            self._bearers.enter(grant)
+            admitted = self.admit(grant, request)
         except ServingError as error:
             request.respond(refusal(error))
             return
-        answer(_Admitted(request, functools.partial(self._bearers.leave, grant)))
+        answer(admitted)
+
+    def admit(self, grant: Grant, request: Exchange) -> Exchange:
+        """A REST request that counts until it is answered. Raises ServingError, and then it does not."""
+        _check_target(grant, request)
+        self._bearers.enter(grant)
+        return _Admitted(request, functools.partial(self._bearers.leave, grant))
 
     def enter(self, grant: Grant, method: str, payload: bytes) -> None:
         """A call of ``/service/method`` begins; `leave` ends it. Raises ServingError, and then it has not begun."""
@@ -77,6 +85,52 @@ class Admission:
             yield
         finally:
             self.leave(grant)
+
+
+class RestPort:
+    """REST for everyone who can reach the port, and shows a bearer; health alone is open."""
+
+    def __init__(self, bearers: Bearers, admission: Admission, answer: Handler) -> None:
+        self._bearers = bearers
+        self._admission = admission
+        self._answer = answer
+
+    def __call__(self, request: Exchange) -> None:
+        """Answer a request."""
+        if request.target in HEALTH_PATHS:
+            self._answer(request)
+            return
+        try:
+            grant = self._bearers.caller(request.headers.get("authorization", ""))
+        except Asked as asked:
+            asked.told.add_done_callback(functools.partial(self._told, request))
+        except ServingError as error:
+            self._refuse(request, error)
+        else:
+            self._let_in(request, grant)
+
+    def _told(self, request: Exchange, told: Future[Grant]) -> None:
+        """In the event loop."""
+        try:
+            grant = told.result()
+        except ServingError as error:
+            self._refuse(request, error)
+        else:
+            self._let_in(request, grant)
+
+    def _let_in(self, request: Exchange, grant: Grant | None) -> None:
+        if grant is not None:
+            try:
+                request = self._admission.admit(grant, request)
+            except ServingError as error:
+                self._refuse(request, error, grant)
+                return
+        self._answer(request)
+
+    def _refuse(self, request: Exchange, error: ServingError, grant: Grant | None = None) -> None:
+        match = _MODELS.match(request.target)
+        self._bearers.refusals.note(error, "rest", _unquote(match["model"]) if match else "", grant)
+        request.respond(refusal(error))
 
 
 class _Admitted(Exchange):
@@ -107,10 +161,19 @@ def refusal(error: ServingError) -> Response:
     headers: tuple[tuple[str, str], ...] = ()
     if error.code is Code.UNAUTHENTICATED:
         headers = (("WWW-Authenticate", "Bearer"),)
-    elif error.code is Code.RESOURCE_EXHAUSTED:
+    elif error.code in (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE):
         headers = (("Retry-After", "1"),)
     message = f"{error.message} {error.remedy}".rstrip()
     return Response(error.code.http, json.dumps({"error": message}).encode(), headers=headers)
+
+
+def model_of(method: str, payload: bytes) -> str:
+    """The model that a call asks for, as far as it can be read; "" for none."""
+    try:
+        found = _field_1(payload) if method in _ASK_ONE_MODEL else []
+        return str(model_pb2.ModelSpec.FromString(b"".join(found)).name)
+    except Exception:  # protobuf's DecodeError, which differs between its implementations
+        return ""
 
 
 def _check_target(grant: Grant, request: Exchange) -> None:

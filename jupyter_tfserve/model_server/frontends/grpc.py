@@ -12,18 +12,20 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import cast
+from typing import NoReturn, cast
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ...grants import Grant
+from ..asking import Asked
 from ..auth import Bearers
 from ..errors import Code, ServingError, truncated
 from ..tls import Tls
-from .admission import Admission
+from .admission import Admission, model_of
 from .services import MODEL_SERVICE, PREDICTION_SERVICE, Method, Services
 
 try:
@@ -184,31 +186,46 @@ class _BearerInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
         if details.method.startswith(f"/{_HEALTH}/"):
             return continuation(details)
         sent = next((value for key, value in details.invocation_metadata if key == "authorization"), "")
+        told: Future[Grant] | None = None
+        grant: Grant | None = None
         try:
             grant = self._bearers.caller(sent if isinstance(sent, str) else "")
+        except Asked as asked:
+            told = asked.told
         except ServingError as error:
-            return _refusing(error)
-        if grant is None:
-            return continuation(details)
+            return self._refusing(details.method, error)
         handler = continuation(details)
+        if grant is None and told is None:
+            return handler
         if handler is None or handler.unary_unary is None:  # not ours: reflection, the profiler
-            return _refusing(ServingError(Code.PERMISSION_DENIED, "This bearer is for predictions."))
+            only = ServingError(Code.PERMISSION_DENIED, "This bearer is for predictions.")
+            return self._refusing(details.method, only, grant)
         run = handler.unary_unary
 
         def call(payload: bytes, context: grpc.ServicerContext) -> bytes:
+            # Here is a thread of the pool, which may wait; where the interceptor runs, all calls would wait with it.
+            known = grant
             try:
-                with self._admission.rpc(grant, details.method, payload):
-                    return cast(bytes, run(payload, context))
+                known = known or cast("Future[Grant]", told).result()
+                self._admission.enter(known, details.method, payload)
             except ServingError as error:
-                context.abort(_STATUS[int(error.code)], truncated(error.text))
-            raise AssertionError  # abort raises
+                self._refuse(details.method, payload, error, known, context)
+            try:
+                return cast(bytes, run(payload, context))
+            finally:
+                self._admission.leave(known)
 
         return grpc.unary_unary_rpc_method_handler(call)
 
+    def _refusing(self, method: str, error: ServingError, grant: Grant | None = None) -> grpc.RpcMethodHandler:
+        def refuse(payload: bytes, context: grpc.ServicerContext) -> bytes:
+            self._refuse(method, payload, error, grant, context)
 
-def _refusing(error: ServingError) -> grpc.RpcMethodHandler:
-    def refuse(request: object, context: grpc.ServicerContext) -> bytes:
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+    def _refuse(
+        self, method: str, payload: bytes, error: ServingError, grant: Grant | None, context: grpc.ServicerContext
+    ) -> NoReturn:
+        self._bearers.refusals.note(error, "grpc", model_of(method, payload), grant)
         context.abort(_STATUS[int(error.code)], truncated(error.text))
-        raise AssertionError
-
-    return grpc.unary_unary_rpc_method_handler(refuse)
+        raise AssertionError  # abort raises

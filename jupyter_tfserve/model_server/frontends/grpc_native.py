@@ -11,16 +11,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from ...grants import Grant
+from ..asking import Asked
 from ..auth import Bearers
 from ..core.batching import run_here
 from ..errors import Code, ServingError, truncated
-from .admission import Admission
+from .admission import Admission, model_of
 from .services import PREDICTION_SERVICE, Call, Method, Services
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class NativeTransport:
             **given,
         )
         self._calls: dict[int, _NativeCall] = {}
+        self._asking: dict[int, _NativeCall] = {}  # whose bearer is being asked about; they do not count yet
         self._turns: list[Callable[[], None]] = []
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="grpc-native", daemon=True)
@@ -94,7 +96,7 @@ class NativeTransport:
         """No more requests; those in flight get `timeout` seconds. Waits."""
         self._stopping = True
         end = time.monotonic() + timeout
-        while self._calls and time.monotonic() < end:
+        while (self._calls or self._asking) and time.monotonic() < end:
             time.sleep(0.01)
         self._front.close()
         if self._thread.is_alive():
@@ -106,7 +108,7 @@ class NativeTransport:
             for kind, call_id, method, payload, _, details in events:
                 if kind == EVENT_CALL and payload is not None and details is not None:
                     self._take(call_id, method, payload, details)
-                elif (call := self._end(call_id)) is not None:
+                elif self._asking.pop(call_id, None) is None and (call := self._end(call_id)) is not None:
                     call.cancelled = True
             turns, self._turns = self._turns, []
             for turn in turns:
@@ -130,8 +132,13 @@ class NativeTransport:
                 call.grant = grant = self._bearers.caller(sent if isinstance(sent, str) else "")
                 if grant is not None:
                     self._admission.enter(grant, self._paths[method], payload)
+            except Asked as asked:
+                self._asking[call_id] = call
+                # The answer is told in the event loop, which is not to work here.
+                asked.told.add_done_callback(lambda told: self._pool.submit(self._told, call_id, call, method, told))
+                return
             except ServingError as error:
-                call.fail(error)
+                self._refuse(call, method, error, call.grant)
                 return
         self._calls[call_id] = call
         run = self._methods[method]
@@ -141,6 +148,29 @@ class NativeTransport:
             self._pool.submit(run_here, lambda turn: self._services.start_predict(call, turn, here=True))
         else:
             self._services.start_predict(call, self._turns.append)
+
+    def _told(self, call_id: int, call: _NativeCall, method: int, told: Future[Grant]) -> None:
+        """Whose bearer it is has been found out; in a thread of the pool."""
+        if self._asking.pop(call_id, None) is None:  # cancelled meanwhile
+            return
+        grant = None
+        try:
+            grant = told.result()
+            self._admission.enter(grant, self._paths[method], call.payload)
+        except ServingError as error:
+            self._refuse(call, method, error, grant)
+            return
+        call.grant = grant
+        self._calls[call_id] = call
+        run = self._methods[method]
+        if run is not None:
+            _run(run, call)
+        else:
+            run_here(lambda turn: self._services.start_predict(call, turn, here=True))
+
+    def _refuse(self, call: _NativeCall, method: int, error: ServingError, grant: Grant | None = None) -> None:
+        self._bearers.refusals.note(error, "grpc", model_of(self._paths[method], call.payload), grant)
+        call.fail(error)
 
     def _end(self, call_id: int) -> _NativeCall | None:
         """A call is over, once: the thread that takes it out of the table also ends its counting."""
