@@ -140,7 +140,7 @@ def run_here(start: Callable[[Turn], None]) -> None:
 
 
 class Batcher:
-    """A loaded version whose requests are run one by one or merged, as `batching` says; itself a servable."""
+    """A loaded version whose requests are run one by one or merged, as `batching` says."""
 
     def __init__(
         self,
@@ -178,10 +178,6 @@ class Batcher:
     def signature_def_map(self) -> bytes:
         """That of the servable."""
         return self.servable.signature_def_map
-
-    def is_quick(self, signature: Signature) -> bool:
-        """That of the servable."""
-        return self.servable.is_quick(signature)
 
     def merges(self, signature: str) -> bool:
         """Whether requests for a signature are merged."""
@@ -489,25 +485,22 @@ class Queue:
 class _Waiter(Task):
     """A request whose thread waits for the outcome."""
 
-    __slots__ = ("_lock", "api", "error", "finished", "outputs")
+    __slots__ = ("_lock", "api", "error", "outputs")
 
     def __init__(self, inputs: Sequence[Array], deadline: float | None, api: str) -> None:
         super().__init__(inputs, deadline)
         self.api = api
         self.outputs: list[Array] = []
         self.error: ServingError | None = None
-        self.finished = False
         self._lock = threading.Lock()
         self._lock.acquire()
 
     def done(self, outputs: list[Array]) -> None:
         self.outputs = outputs
-        self.finished = True
         self._lock.release()
 
     def failed(self, error: ServingError) -> None:
         self.error = error
-        self.finished = True
         self._lock.release()
 
     def wait(self) -> None:

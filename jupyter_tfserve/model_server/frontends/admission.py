@@ -163,8 +163,7 @@ def refusal(error: ServingError) -> Response:
         headers = (("WWW-Authenticate", "Bearer"),)
     elif error.code in (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE):
         headers = (("Retry-After", "1"),)
-    message = f"{error.message} {error.remedy}".rstrip()
-    return Response(error.code.http, json.dumps({"error": message}).encode(), headers=headers)
+    return Response(error.code.http, json.dumps({"error": error.text}).encode(), headers=headers)
 
 
 def model_of(method: str, payload: bytes) -> str:
