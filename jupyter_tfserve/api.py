@@ -26,7 +26,8 @@ POST     /api/shares                          :class:`ShareRequest` -> :class:`N
 DELETE   /api/shares/ID                       revokes it at once (owner only)
 =======  ===================================  ==========================================================================
 
-A refusal has a 4xx or 5xx status and is a :class:`Refusal`.
+A refusal has a 4xx or 5xx status and is a :class:`Refusal`. Beside these a model server answers its owner's
+``GET /api/heartbeat`` with 200 as long as it works (`process.py`).
 """
 
 from __future__ import annotations

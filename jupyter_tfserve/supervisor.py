@@ -1,8 +1,6 @@
-"""Starts, watches, restarts and drains a model server process. The extension and, where there is no Jupyter Server,
-the kernel own one `Supervisor` each; it works in threads of its own and needs no event loop.
-
-The process is told of its owner's death by a pipe: the owner holds the write end, and whoever kills the owner closes
-it.
+"""Keeps a model server running: starts it, starts it again when it ends unasked, drains it. The extension and, where
+there is no Jupyter Server, the kernel own one `Supervisor` each; it works in threads of its own and needs no event
+loop. `process.py` has what there is to a single process.
 """
 
 from __future__ import annotations
@@ -11,11 +9,8 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import secrets
-import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .api import Event, LastExit, ServerInfo, ServerState
+from .process import ModelServerProcess, log_tail
 from .store import Store, StoreError, write_atomically
 
 #: What the model server's interpreter must be able to import.
@@ -70,6 +66,7 @@ class Settings:
     tls: Tls | None = None  #: of the direct ports
     flags: tuple[str, ...] = ()  #: more flags of `tfserve`
     start_timeout: float = 120.0  #: seconds; importing TensorFlow on a slow disk takes tens of them
+    hang_timeout: float = 30.0  #: seconds without a heartbeat after which it is killed and started again; 0: never
     drain_timeout: float = 30.0  #: seconds that requests in flight get to finish
     backoff: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 5.0)  #: seconds before each restart in a row; then it gives up
     stable_after: float = 60.0  #: a process that lived this long starts a new count
@@ -85,8 +82,7 @@ class Supervisor:
         self._ordering = threading.Lock()  # of starts and stops: a start waits until what was stopped is gone
         self._state: ServerState = "stopped"
         self._wanted = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner_pipe: int | None = None
+        self._process: ModelServerProcess | None = None
         self._watcher: threading.Thread | None = None
         self._python = ""
         self._ports: tuple[int | None, int | None] = (None, None)
@@ -198,14 +194,8 @@ class Supervisor:
             self._wanted = False
             self._changed.notify_all()
             process, watcher = self._process, self._watcher
-        if process is not None and process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                process.wait(self.settings.drain_timeout + 5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        if process is not None:
+            process.stop(self.settings.drain_timeout)
         if watcher is not None and watcher is not threading.current_thread():
             watcher.join()
         with self._changed:
@@ -225,12 +215,7 @@ class Supervisor:
 
     def log_tail(self, lines: int = 200) -> str:
         """The end of the model server's log."""
-        try:
-            with open(self.log, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 400 * lines))
-                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
-        except OSError:
-            return ""
+        return log_tail(self.log, lines)
 
     # What follows runs in the watcher's thread.
 
@@ -248,10 +233,9 @@ class Supervisor:
                     self._error = (error.message, error.remedy)
                 else:
                     self._error = (f"{self._python} could not be started: {error}.", "")
-            process = self._process
-            if ready and process is not None:
+            if ready and self._process is not None:
                 answered = True
-                process.wait()
+                self._process.wait()
             asked = not self._wanted
             reason = self._end_process()
             if asked:
@@ -282,10 +266,6 @@ class Supervisor:
         """Start one process and wait until it says that it answers; False if it ended or took too long."""
         settings = self.settings
         settings.store.create()
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(self.log, self.log.with_suffix(".log.1"))
-        owner_read, owner_write = os.pipe()
-        ready_read, ready_write = os.pipe()
         command = [
             self._python,
             "-m",
@@ -301,38 +281,23 @@ class Supervisor:
             "--max_num_load_retries=0",  # what cannot be loaded is told at once; a new registration tries again
             "--auto_batching",
             f"--drain_timeout_seconds={settings.drain_timeout}",
-            f"--owner_fd={owner_read}",
-            f"--ready_fd={ready_write}",
             *settings.flags,
         ]
-        try:
-            with open(os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "ab") as log:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=settings.runtime_dir,  # python -m looks for modules here first: never in the user's folder
-                    pass_fds=(owner_read, ready_write),
-                    start_new_session=True,  # an interrupt of the kernel or the terminal is not meant for it
-                )
-        except BaseException:
-            os.close(owner_write)
-            os.close(ready_read)
-            raise
-        finally:
-            os.close(owner_read)
-            os.close(ready_write)
+        process = ModelServerProcess(
+            command,
+            self.log,
+            self.socket,
+            settings.start_timeout,
+            settings.hang_timeout,
+            cwd=settings.runtime_dir,  # python -m looks for modules here first: never in the user's folder
+        )
         with self._changed:
-            self._process, self._owner_pipe = process, owner_write
-            if not self._wanted:  # stop() came while the process was being made, and could not see it
-                process.terminate()
-        line = _read_line(ready_read, settings.start_timeout)
-        if not line:
-            process.kill()
-            process.wait()
+            if not self._wanted:
+                return False
+            self._process = process
+        ready = process.start()
+        if ready is None:
             return False
-        ready = json.loads(line)
         with self._changed:
             self._ports = ready["grpc_port"], ready["rest_port"]
             self._notices = ready["notices"]
@@ -371,24 +336,12 @@ class Supervisor:
         return [f"--ssl_config_file={file}"]
 
     def _end_process(self) -> str:
-        """Reap the process, close the pipe, remove the socket; returns in plain words how it ended."""
-        process = self._process
-        if self._owner_pipe is not None:
-            os.close(self._owner_pipe)
-            self._owner_pipe = None
-        with contextlib.suppress(OSError):
-            self.socket.unlink()
-        code = process.poll() if process is not None else None
+        """Forget the process, which has ended; returns in plain words how."""
         with self._changed:
-            self._process = None
+            process, self._process = self._process, None
             self._started_at = None
             self._ports = (None, None)
-        if code is None:
-            return "did not start"
-        if code >= 0:
-            return f"ended with status {code}"
-        name = signal.Signals(-code).name
-        return f"was killed by {name}" + (" (out of memory, or by hand)" if name == "SIGKILL" else "")
+        return process.how_it_ended() if process is not None else "did not start"
 
     def _set_state(self, state: ServerState, reason: str = "") -> None:
         """With `_changed` held."""
@@ -434,22 +387,3 @@ def missing_in(python: str) -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return list(NEEDED)
     return done.stdout.split()
-
-
-def _read_line(fd: int, timeout: float) -> bytes:
-    """One line from a pipe; b"" if the other side ends or `timeout` seconds pass first. Closes the pipe."""
-    end = time.monotonic() + timeout
-    line = b""
-    poll = select.poll()  # select() ends at file descriptor 1023, which a Jupyter Server with many kernels passes
-    poll.register(fd, select.POLLIN)
-    try:
-        while not line.endswith(b"\n"):
-            if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
-                return b""
-            part = os.read(fd, 4096)
-            if not part:
-                return b""
-            line += part
-        return line
-    finally:
-        os.close(fd)

@@ -43,6 +43,7 @@ from .frontends.management import EventBus, ManagementApi, model_event, version_
 from .frontends.profiler import ProfilerService
 from .frontends.rest import RestApi, RestOptions
 from .frontends.services import Services, not_available
+from .heartbeat import Heartbeat
 from .memory import forget_start_up
 from .platforms import lite, saved_model
 from .platforms.session_config import session_config
@@ -100,6 +101,7 @@ class _Program:
         self._events = EventBus(loop)
         self._store = Store(flags.store).create() if flags.store else None
         self._management_pool = ThreadPoolExecutor(16, "management")
+        self._heartbeat = Heartbeat()
         self._logs = RequestLogs()
         self._batching = BatchingSettings(flags, self._store)
         self._core = self._make_core()
@@ -284,6 +286,7 @@ class _Program:
             self._management_pool,
             {"tensorflow": tf.__version__, "jupyter_tfserve": __version__},
             self._store,
+            self._heartbeat,
         )
 
         def answer(request: Exchange) -> None:
@@ -438,6 +441,7 @@ class _Program:
         await asyncio.to_thread(self._core.close, 5.0)
         await asyncio.to_thread(self._logs.close)
         self._management_pool.shutdown(wait=False, cancel_futures=True)
+        self._heartbeat.close()
         if self._flags.management_socket:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._flags.management_socket)

@@ -8,8 +8,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -88,7 +88,9 @@ class ManagementApi:
         pool: Executor,
         versions: dict[str, str],
         store: Store | None,
+        heartbeat: Callable[[], Future[None]],
     ) -> None:
+        """`heartbeat` begins what shows that this process works; its future fails with ServingError if it does not."""
         self._core = core
         self._configs = configs
         self._batching = batching
@@ -96,6 +98,7 @@ class ManagementApi:
         self._pool = pool
         self._versions = versions
         self._store = store
+        self._heartbeat = heartbeat
 
     def __call__(self, request: Exchange) -> None:
         """Answer a request."""
@@ -104,9 +107,19 @@ class ManagementApi:
         if path == ["events"] and request.method == "GET":
             request.respond(Response(200, content_type="text/event-stream", stream=self._events.listen()))
             return
+        if path == ["heartbeat"] and request.method == "GET":
+            request.respond_with(asyncio.create_task(self._beat()))
+            return
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         loop = asyncio.get_running_loop()
         request.respond_with(loop.run_in_executor(self._pool, self._answer, request, path, query))
+
+    async def _beat(self) -> Response:
+        try:
+            await asyncio.wrap_future(self._heartbeat())
+        except ServingError as error:
+            return _json(api.Refusal(message=error.message, remedy=error.remedy), error.code.http)
+        return Response(200, b"alive\n", "text/plain")
 
     def _answer(self, request: Exchange, path: list[str], query: dict[str, str]) -> Response:
         """In a thread of the pool."""
