@@ -19,6 +19,8 @@ def session_config(flags: Flags) -> config_pb2.ConfigProto:
         inter_op_parallelism_threads=both or flags.tensorflow_inter_op_parallelism or cpus(),
     )
     session.gpu_options.allow_growth = True
+    if flags.gpu_memory_limit_mb:
+        session.gpu_options.experimental.virtual_devices.add(memory_limit_mb=[flags.gpu_memory_limit_mb])
     session.gpu_options.per_process_gpu_memory_fraction = flags.per_process_gpu_memory_fraction
     if flags.xla_cpu_compilation_enabled or flags.xla_gpu_compilation_enabled:
         session.graph_options.optimizer_options.global_jit_level = config_pb2.OptimizerOptions.ON_1
