@@ -19,7 +19,8 @@ GET/PUT  /api/config                          the whole ModelServerConfig as tex
 GET      /api/devices                         :class:`DeviceList`
 GET      /api/events                          :class:`Event` objects as server-sent events
 POST     /api/server                          :class:`ServerRequest` -> :class:`ServerInfo` (owner only)
-GET      /api/logs                            the model server's log as text, ``?lines=N&process=ID``
+GET      /api/logs                            the model server's log as text, ``?lines=N``; with ``&process=ID`` a
+                                              worker's (owner only)
 POST     /api/uploads                         :class:`UploadRequest` -> :class:`Upload` (owner only)
 PUT      /api/uploads/ID                      ``?path=P&offset=N``, raw bytes -> :class:`Upload` (owner only)
 POST     /api/uploads/ID                      checks the hashes, publishes -> :class:`Upload` (owner only)

@@ -131,6 +131,7 @@ def _parser() -> _Parser:
     flag("workers", "auto", "'always': workers even where there is one device only, and without --isolation")
     flag("worker", False, "for a front: serve on the management socket what it says, and nothing else")
     flag("gpu_memory_limit_mb", 0, "MB of its GPU's memory that this process may use; 0: all, as needed")
+    flag("hang_timeout_seconds", 30.0, "a worker that answers no heartbeat for so long is killed; 0: none is")
     flag("load_timeout_seconds", 600.0, "time limit of a version's load in a worker; 0: none")
     flag("host", "127.0.0.1", "address that the ports are opened on")
     flag("find_free_ports", False, "take the next free port where one is taken")
@@ -210,6 +211,7 @@ class Flags(argparse.Namespace):
     workers: str
     worker: bool
     gpu_memory_limit_mb: int
+    hang_timeout_seconds: float
     load_timeout_seconds: float
     host: str
     find_free_ports: bool

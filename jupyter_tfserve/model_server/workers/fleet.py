@@ -101,6 +101,7 @@ class Fleet:
         loop: asyncio.AbstractEventLoop,
         folder: Path | None,
         drain_seconds: float,
+        hang_seconds: float,
         on_end: Callable[[Worker], None],
         on_change: Callable[[Worker], None],
     ) -> None:
@@ -110,6 +111,7 @@ class Fleet:
         self._flags = flags
         self._loop = loop
         self._drain_seconds = drain_seconds
+        self._hang_seconds = hang_seconds
         self._on_end = on_end
         self._on_change = on_change
         self._workers: dict[str, Worker] = {}
@@ -233,6 +235,7 @@ class Fleet:
             command,
             self.folder / f"{name.replace('/', '-')}.log",
             socket_path,
+            hang_timeout=self._hang_seconds,
             cwd=self.folder,  # python -m looks for modules here first: never in the user's folder
             environment={**os.environ, **device.environment()},
         )

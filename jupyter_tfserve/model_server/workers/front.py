@@ -41,7 +41,7 @@ _OWN_FLAGS = set(
     "monitoring_config_file version batching_parameters_file enable_batching auto_batching "
     "enable_per_model_batching_parameters max_num_load_retries load_retry_interval_micros "
     "file_system_poll_wait_seconds num_load_threads rest_api_enable_cors_support enable_grpc_healthcheck_service "
-    "enable_profiler load_timeout_seconds gpu_memory_limit_mb max_body_bytes".split()
+    "enable_profiler load_timeout_seconds hang_timeout_seconds gpu_memory_limit_mb max_body_bytes".split()
 )
 
 
@@ -67,6 +67,7 @@ class Front:
             loop,
             folder,
             flags.drain_timeout_seconds,
+            flags.hang_timeout_seconds,
             self._ended,
             lambda worker: on_process(),
         )
