@@ -53,7 +53,7 @@ def test_a_replica_that_crashes_loses_nothing(front: Front, models: Path) -> Non
     with Load(front, "twice", 3.0) as load:
         load.wait_more(50)
         os.kill(workers["cpu:1"]["pid"], signal.SIGKILL)
-        wait_for("the replica's successor", lambda: front.workers().get("cpu:1", {}).get("restarts") == 1)
+        wait_for("its end", lambda: front.workers().get("cpu:1", {}).get("pid") != workers["cpu:1"]["pid"])
         front.wait_workers("cpu", "cpu:1", "cpu:1@2")
         load.wait_more(50)
     # Each request was asked again of the other replica, once.
@@ -90,6 +90,7 @@ def test_the_culprit_is_told_from_the_others(start_front: Callable[..., Front], 
             names.append(name)
             os.kill(pid, signal.SIGSEGV)
             asking.join(PATIENCE)
+            wait_for("its end to be noticed", lambda: pid not in [one["pid"] for one in front.workers().values()])
             if crash < 5:
                 wait_for("the next life", lambda: front.states("culprit").get(2) == "AVAILABLE")
         wait_for("the culprit to be given up", lambda: front.states("culprit").get(2) == "END")
