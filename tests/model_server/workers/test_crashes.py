@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -90,7 +91,7 @@ def test_the_culprit_is_told_from_the_others(start_front: Callable[..., Front], 
             names.append(name)
             os.kill(pid, signal.SIGSEGV)
             asking.join(PATIENCE)
-            wait_for("its end to be noticed", lambda: pid not in [one["pid"] for one in front.workers().values()])
+            wait_for("its end to be noticed", functools.partial(_is_gone, front, pid))
             if crash < 5:
                 wait_for("the next life", lambda: front.states("culprit").get(2) == "AVAILABLE")
         wait_for("the culprit to be given up", lambda: front.states("culprit").get(2) == "END")
@@ -101,6 +102,10 @@ def test_the_culprit_is_told_from_the_others(start_front: Callable[..., Front], 
     assert "Loading version 2 of culprit" in version["error_message"]  # the end of its log
     assert front.predict("culprit", [1.0]) == [2.0]  # the version before it
     assert set(load.outcomes) <= {"OK", "UNAVAILABLE"}, load.outcomes
+
+
+def _is_gone(front: Front, pid: int) -> bool:
+    return pid not in [one["pid"] for one in front.workers().values()]
 
 
 def test_no_orphans(start_front: Callable[..., Front], models: Path) -> None:
