@@ -93,7 +93,9 @@ def test_a_crash_loop_is_answered_by_isolation_and_then_given_up(make: Make) -> 
     info = supervisor.info()
     assert info["state"] == "failed"
     assert info["error"] == "The model server ended 3 times in a row; the last time it was killed by SIGSEGV."
-    assert info["remedy"].startswith("Stop serving what makes it end (its log may say), then `%tfserve start`.\nThe end")
+    assert info["remedy"].startswith(
+        "Stop serving what makes it end (its log may say), then `%tfserve start`.\nThe end"
+    )
     assert "Ready" in info["remedy"]
     assert info["pid"] is None
     # Asked for, it starts afresh: in one process.

@@ -30,6 +30,7 @@ from .codecs.json_numbers import quiet_numpy
 from .config import Config, ConfigStore
 from .core.batching import Batcher
 from .core.manager import RetryPolicy, Version
+from .core.pools import ModelPools
 from .core.servable import Servable
 from .core.server_core import CoreOptions, ServerCore
 from .errors import ServingError
@@ -112,10 +113,10 @@ class _Program:
             raise StartFailed(f"--bearer_hashes_file cannot be read: {error}") from None
         self._admission = Admission(self._bearers)
         quiet_numpy()
-        rest_pool = ThreadPoolExecutor(flags.rest_api_num_threads, "rest", quiet_numpy)
+        rest_pools = ModelPools(flags.rest_api_num_threads, lambda name: name in self._core.models, "rest", quiet_numpy)
         self._rest = RestApi(
             self._core,
-            rest_pool,
+            rest_pools,
             RestOptions(
                 flags.rest_api_timeout_in_ms,
                 flags.rest_api_enable_cors_support,
@@ -134,7 +135,7 @@ class _Program:
             self._configs.apply,
             ProfilerService() if flags.enable_profiler else None,
         )
-        self._grpc_web = GrpcWeb(services.methods(), self._admission, rest_pool)
+        self._grpc_web = GrpcWeb(services.methods(), self._admission, rest_pools)
         self._grpc = GrpcServer(
             services,
             self._bearers,
@@ -145,6 +146,7 @@ class _Program:
                 flags.grpc_transport,
                 flags.reuse_port,
             ),
+            ModelPools(flags.grpc_max_threads, lambda name: name in self._core.models, "grpc"),
         )
         # TensorFlow's modules are 270,000 objects, which every full collection would walk through.
         gc.collect()

@@ -13,12 +13,12 @@ import re
 import struct
 import time
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from urllib.parse import quote
 
 from ...grants import REFUSED_HEADER, Grant
-from ..errors import Code, ServingError, truncated
-from .admission import Admission
+from ..core.pools import ModelPools
+from ..errors import Code, ServingError, pushback, truncated
+from .admission import Admission, model_of
 from .http import Exchange, Response
 from .services import Method
 
@@ -35,14 +35,14 @@ _DATA, _COMPRESSED, _TRAILERS = 0x00, 0x01, 0x80
 
 
 class GrpcWeb:
-    """The calls; each runs in `pool`."""
+    """The calls; each runs in a thread of its model."""
 
-    def __init__(self, services: Mapping[str, Mapping[str, Method]], admission: Admission, pool: Executor) -> None:
+    def __init__(self, services: Mapping[str, Mapping[str, Method]], admission: Admission, pools: ModelPools) -> None:
         self._methods = {
             f"/{service}/{name}": m for service, methods in services.items() for name, m in methods.items()
         }
         self._admission = admission
-        self._pool = pool
+        self._pools = pools
 
     def __call__(self, request: Exchange, grant: Grant | None = None) -> None:
         """Reply with status 200, however the call ended: that stands in its trailers. `grant`: None for the owner."""
@@ -53,25 +53,33 @@ class GrpcWeb:
             )
             return
         began = time.monotonic()
-        request.respond_with(
-            asyncio.get_running_loop().run_in_executor(
-                self._pool, self._answer, request, grant, kind[1] is not None, began
-            )
-        )
+        is_text = kind[1] is not None
+        # A text's model is not known before it is decoded.
+        model = "" if is_text else model_of(request.target.removeprefix(PREFIX), request.body[5:])
+        try:
+            answer = self._pools.of(model).submit(self._answer, request, grant, is_text, began)
+        except ServingError as error:
+            request.respond(self._reply(b"", error, grant, is_text))
+        else:
+            request.respond_with(asyncio.wrap_future(answer))
 
     def _answer(self, request: Exchange, grant: Grant | None, is_text: bool, began: float) -> Response:
         """In a thread of the pool."""
-        reply, code, message = b"", Code.OK, ""
         try:
-            reply = self._call(request, grant, is_text, began)
+            return self._reply(self._call(request, grant, is_text, began), None, grant, is_text)
         except ServingError as error:
-            code, message = error.code, truncated(error.text)
+            return self._reply(b"", error, grant, is_text)
         except Exception:
             log.exception("A gRPC-Web request failed")
-            code, message = Code.INTERNAL, "Internal error"
+            return self._reply(b"", ServingError(Code.INTERNAL, "Internal error"), grant, is_text)
+
+    @staticmethod
+    def _reply(reply: bytes, error: ServingError | None, grant: Grant | None, is_text: bool) -> Response:
+        code = error.code if error is not None else Code.OK
         trailers = f"grpc-status:{int(code)}\r\n"
-        if message:
-            trailers += f"grpc-message:{quote(message, safe=' !#$&()*+,/:;<=>?@[]^_`{|}~')}\r\n"
+        if error is not None:
+            trailers += f"grpc-message:{quote(truncated(error.text), safe=' !#$&()*+,/:;<=>?@[]^_`{|}~')}\r\n"
+            trailers += "".join(f"{key}:{value}\r\n" for key, value in pushback(error))
         body = (_frame(_DATA, reply) if code is Code.OK else b"") + _frame(_TRAILERS, trailers.encode())
         refused = code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.RESOURCE_EXHAUSTED)
         headers = ((REFUSED_HEADER, str(code.http)),) if grant is not None and refused else ()
