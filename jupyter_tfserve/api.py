@@ -133,6 +133,7 @@ class VersionStatus(TypedDict):
     since: float  #: Unix time of the last change of state
     load_seconds: float | None  #: how long loading took, when it has loaded
     in_flight: int  #: requests that run in it now
+    memory: int | None  #: bytes that it takes, measured or estimated; null unless it is loaded
 
 
 class ModelStatus(TypedDict):

@@ -30,6 +30,7 @@ from .codecs.json_numbers import quiet_numpy
 from .config import Config, ConfigStore
 from .core.batching import Batcher
 from .core.manager import RetryPolicy, Version
+from .core.memory_budget import Loaded, MemoryBudget
 from .core.pools import ModelPools
 from .core.servable import Servable
 from .core.server_core import CoreOptions, ServerCore
@@ -106,6 +107,7 @@ class _Program:
         self._logs = RequestLogs()
         self._batching = BatchingSettings(flags, self._store)
         self._core = self._make_core()
+        self._budget = MemoryBudget(flags.memory_budget_mb, self._in_memory)
         self._configs = ConfigStore(self._core, self._store)
         try:
             self._bearers = Bearers(flags.bearer_hashes_file, flags.callers_socket)
@@ -184,6 +186,7 @@ class _Program:
             CoreOptions(
                 flags.file_system_poll_wait_seconds,
                 RetryPolicy(flags.max_num_load_retries, flags.load_retry_interval_micros / 1e6),
+                flags.load_timeout_seconds,
                 flags.num_load_threads or min(4, cpus()),
                 flags.num_unload_threads or 1,
                 flags.allow_version_labels_for_unavailable_models,
@@ -194,7 +197,13 @@ class _Program:
         )
 
     def _load(self, name: str, number: int, path: Path, options: saved_model.SavedModelOptions) -> Batcher:
-        """Load and warm up a version; in one of the manager's threads."""
+        """Load and warm up a version, if there is room for it; in one of the manager's threads."""
+        with self._budget.reserve(name, number, path) as reservation:
+            batcher = self._load_now(name, number, path, options)
+        batcher.memory = reservation.size
+        return batcher
+
+    def _load_now(self, name: str, number: int, path: Path, options: saved_model.SavedModelOptions) -> Batcher:
         flags = self._flags
         servable: Servable
         if flags.prefer_tflite_model and lite.found(path):
@@ -209,6 +218,15 @@ class _Program:
             servable.close()
             raise
         return batcher
+
+    def _in_memory(self) -> list[Loaded]:
+        """What the memory budget counts."""
+        return [
+            Loaded(version.model, version.number, servable.memory or 0)
+            for name in self._core.manager.names()
+            for version in self._core.manager.versions(name)
+            if (servable := version.servable) is not None
+        ]
 
     def _metrics_path(self) -> str:
         """Where the metrics page is: as the monitoring config says; in a store always."""

@@ -142,6 +142,13 @@ def _parser() -> _Parser:
         "without --enable_batching, merge requests where rows were seen to be independent at load",
     )
     flag("drain_timeout_seconds", 30.0, "seconds that requests in flight get after SIGTERM")
+    flag("load_timeout_seconds", 1800.0, "seconds that a version may take to load; then it has failed; 0: no limit")
+    flag(
+        "memory_budget_mb",
+        0,
+        "MiB for all loaded versions together; a load that would not fit is refused. 0: what the container or machine "
+        "has left; -1: no limit",
+    )
     flag("max_body_bytes", 2**31 - 1, "largest REST body")
     flag("reuse_port", False, "for --instances: other processes of this user may listen on the same ports")
     flag("owner_fd", -1, "for whoever starts tfserve: a pipe that ends when they do")
@@ -204,6 +211,8 @@ class Flags(argparse.Namespace):
     grpc_transport: str
     auto_batching: bool
     drain_timeout_seconds: float
+    load_timeout_seconds: float
+    memory_budget_mb: int
     max_body_bytes: int
     reuse_port: bool
     owner_fd: int

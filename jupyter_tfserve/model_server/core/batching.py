@@ -159,6 +159,7 @@ class Batcher:
         self.signatures = servable.signatures
         self.model, self.number = model, str(number)
         self.dependent = dependent or {}
+        self.memory: int | None = None  #: bytes that it takes, as far as that is known
         self._lock = threading.Lock()
         self._queues: dict[tuple[str, tuple[str, ...]], Queue] = {}
         self._pool: ThreadPoolExecutor | None = None

@@ -245,6 +245,7 @@ def _version(version: Version, labels: dict[str, int]) -> api.VersionStatus:
         since=version.since,
         load_seconds=version.load_seconds,
         in_flight=version.in_flight,
+        memory=servable.memory if (servable := version.servable) is not None else None,
     )
 
 
