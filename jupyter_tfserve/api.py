@@ -157,6 +157,7 @@ class VersionStatus(TypedDict):
     load_seconds: float | None  #: how long loading took, when it has loaded
     in_flight: int  #: requests that run in it now
     devices: list[str]  #: where it is loaded
+    memory: int | None  #: bytes that it takes, measured or estimated; null unless it is loaded
 
 
 class ModelStatus(TypedDict):

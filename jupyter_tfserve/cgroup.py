@@ -31,13 +31,14 @@ def memory_used(pid: int | str = "self") -> int:
     used = 0
     limit = memory_limit(pid)
     for folder in _memory_groups(pid):
-        for limited, usage, cache in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        for limited, usage, prefix in (
+            ("memory.max", "memory.current", ""),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
         ):
             if _read(folder / limited).strip() == str(limit):
                 stat = dict(line.split(" ", 1) for line in _read(folder / "memory.stat").splitlines())
-                used = max(used, int(_read(folder / usage) or 0) - int(stat.get(cache, 0)))
+                cached = sum(int(stat.get(f"{prefix}{name}_file", 0)) for name in ("inactive", "active"))
+                used = max(used, int(_read(folder / usage) or 0) - cached)
     if used:
         return used
     machine = {
@@ -46,6 +47,12 @@ def memory_used(pid: int | str = "self") -> int:
         if name in ("MemTotal", "MemAvailable")
     }
     return machine.get("MemTotal", 0) - machine.get("MemAvailable", 0)
+
+
+def resident(pid: int | str = "self") -> int:
+    """Bytes that a process has in memory; 0 if that is not known."""
+    pages = _read(Path(f"/proc/{pid}/statm")).split()
+    return int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
 
 
 class OutOfMemoryKills:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .cgroup import OutOfMemoryKills
+from .cgroup import OutOfMemoryKills, resident
 
 #: Seconds from one heartbeat to the next.
 HEARTBEAT_SECONDS = 3.0
@@ -164,11 +164,8 @@ class ModelServerProcess:
 
     def memory(self) -> int | None:
         """Bytes that it has in memory now; None if that is not known."""
-        try:
-            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
-        except OSError:
-            return None
-        return int(pages) * os.sysconf("SC_PAGE_SIZE") if self.is_alive else None
+        found = resident(self.pid) if self.pid is not None else 0
+        return found if found and self.is_alive else None
 
     def _send(self, *numbers: int) -> None:
         """With the lock held. Its number cannot be another process's: only `_reap` frees it, and says so first."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .api import Event, LastExit, ServerInfo, ServerState
+from .cgroup import memory_limit
 from .process import ModelServerProcess, log_tail
 from .store import Store, StoreError, write_atomically
 
@@ -70,6 +71,8 @@ class Settings:
     drain_timeout: float = 30.0  #: seconds that requests in flight get to finish
     backoff: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 5.0)  #: seconds before each restart in a row; then it gives up
     stable_after: float = 60.0  #: a process that lived this long starts a new count
+    isolate: tuple[str, ...] = ()  #: flags that give models processes of their own, for when the one keeps crashing
+    isolate_after: int = 3  #: ends in a row after which they are used
 
 
 class Supervisor:
@@ -89,7 +92,9 @@ class Supervisor:
         self._started_at: float | None = None
         self._restarts = 0
         self._last_exit: LastExit | None = None
-        self._notices: list[str] = []
+        self._notices: list[str] = []  # of the process
+        self._warnings: dict[str, None] = {}  # ours, since somebody asked for a start; each once
+        self._isolated = False
         self._error = ("", "")
         settings.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._socket_dir: Path | None = None
@@ -141,7 +146,7 @@ class Supervisor:
                 started_at=self._started_at,
                 restarts=self._restarts,
                 last_exit=self._last_exit,
-                notices=list(self._notices),
+                notices=[*self._warnings, *self._notices],
                 error=self._error[0],
                 remedy=self._error[1],
                 token_file=str(self.token_file),
@@ -178,6 +183,8 @@ class Supervisor:
         with self._changed:
             self._python = chosen
             self._wanted = True
+            self._isolated = False
+            self._warnings.clear()
             self._error = ("", "")
             self._set_state("starting")
             self._watcher = threading.Thread(target=self._watch, name="tfserve-supervisor", daemon=True)
@@ -237,30 +244,49 @@ class Supervisor:
                 answered = True
                 self._process.wait()
             asked = not self._wanted
-            reason = self._end_process()
+            process = self._end_process()
             if asked:
                 with self._changed:
                     self._set_state("stopped")
                 return
             if time.monotonic() - began > self.settings.stable_after:
                 failures = 0
+            reason = process.how_it_ended() if process is not None else "did not start"
+            out_of_memory = _out_of_memory() if process is not None and process.was_out_of_memory else ""
             if ready:
                 self._last_exit = LastExit(reason=reason, time=time.time(), log_tail=self.log_tail(20))
-            if not answered or failures >= len(self.settings.backoff):
-                with self._changed:
-                    message = self._error[0] or f"The model server {reason}."
-                    self._error = (message, self._error[1] or f"The end of its log:\n{self.log_tail(15)}")
-                    self._wanted = False
-                    self._set_state("failed", reason)
+            if out_of_memory:
+                self._warnings[out_of_memory] = None
+            failures += 1
+            if not answered or failures > len(self.settings.backoff):
+                self._give_up(reason, failures, out_of_memory)
                 return
+            if self.settings.isolate and failures >= self.settings.isolate_after and not self._isolated:
+                self._isolated = True
+                self._warnings[
+                    f"The model server ended {failures} times in a row, the last time it {reason}. Models now have "
+                    "processes of their own, so that only the one at fault fails; a restart goes back to one process."
+                ] = None
+                failures = 1
             with self._changed:
                 self._restarts += 1
                 self._set_state("restarting", f"The model server {reason}; it is started again.")
-                self._changed.wait_for(lambda: not self._wanted, self.settings.backoff[failures])
-                failures += 1
+                self._changed.wait_for(lambda: not self._wanted, self.settings.backoff[failures - 1])
                 if not self._wanted:
                     self._set_state("stopped")
                     return
+
+    def _give_up(self, reason: str, failures: int, remedy: str) -> None:
+        """It does not start, or ended too often in a row."""
+        message = f"The model server {reason}."
+        if failures > 1:
+            message = f"The model server ended {failures} times in a row; the last time it {reason}."
+            remedy = remedy or "Stop serving what makes it end (its log may say), then `%tfserve start`."
+        remedy = "\n".join(filter(None, [remedy, f"The end of its log:\n{self.log_tail(15)}"]))
+        with self._changed:
+            self._error = (self._error[0] or message, self._error[1] or remedy)
+            self._wanted = False
+            self._set_state("failed", reason)
 
     def _spawn(self) -> bool:
         """Start one process and wait until it says that it answers; False if it ended or took too long."""
@@ -282,6 +308,7 @@ class Supervisor:
             "--auto_batching",
             f"--drain_timeout_seconds={settings.drain_timeout}",
             *settings.flags,
+            *(settings.isolate if self._isolated else ()),
         ]
         process = ModelServerProcess(
             command,
@@ -335,13 +362,13 @@ class Supervisor:
         write_atomically(file, "\n".join([*lines, f"client_verify: {str(tls.client_ca is not None).lower()}"]))
         return [f"--ssl_config_file={file}"]
 
-    def _end_process(self) -> str:
-        """Forget the process, which has ended; returns in plain words how."""
+    def _end_process(self) -> ModelServerProcess | None:
+        """Forget the process, which has ended; returns it, None if there was none."""
         with self._changed:
             process, self._process = self._process, None
             self._started_at = None
             self._ports = (None, None)
-        return process.how_it_ended() if process is not None else "did not start"
+        return process
 
     def _set_state(self, state: ServerState, reason: str = "") -> None:
         """With `_changed` held."""
@@ -369,6 +396,15 @@ class Supervisor:
             + ".",
             f"Install it in one of them: {tried[-1]} -m {INSTALL}",
         )
+
+
+def _out_of_memory() -> str:
+    """What the user is told when the system killed a model server for want of memory."""
+    return (
+        f"The system killed the model server because memory ran out (limit {memory_limit() / 2**30:.1f} GiB, all "
+        "programs together). Stop serving a model, serve a smaller one, or give this machine or container more memory; "
+        "the flag --memory_budget_mb makes loads that do not fit be refused instead."
+    )
 
 
 def missing_here() -> list[str]:

@@ -30,7 +30,10 @@ from . import config_protos, metrics
 from .auth import Bearers
 from .codecs.json_numbers import quiet_numpy
 from .config import Config, ConfigStore
+from .core.batching import Batcher
 from .core.manager import Loader, RetryPolicy, Version
+from .core.memory_budget import Loaded, MemoryBudget
+from .core.pools import ModelPools
 from .core.server_core import CoreOptions, ServerCore
 from .errors import ServingError
 from .flags import PORTS_TRIED, Flags, cpus
@@ -97,6 +100,8 @@ def _run(flags: Flags, program: type[_Program]) -> int:
 class _Program:
     """One run of the server. Its parts are made in `run`, inside the event loop."""
 
+    _loads_here = True  #: versions are loaded into this process
+
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
         self._notices: list[str] = []
@@ -115,6 +120,7 @@ class _Program:
         self._logs = RequestLogs()
         self._prepare(loop)
         self._core = self._make_core()
+        self._budget = MemoryBudget(flags.memory_budget_mb, self._in_memory)
         self._configs = ConfigStore(self._core, self._store)
         try:
             self._bearers = Bearers(flags.bearer_hashes_file, flags.callers_socket)
@@ -122,10 +128,10 @@ class _Program:
             raise StartFailed(f"--bearer_hashes_file cannot be read: {error}") from None
         self._admission = Admission(self._bearers)
         quiet_numpy()
-        rest_pool = ThreadPoolExecutor(flags.rest_api_num_threads, "rest", quiet_numpy)
+        rest_pools = ModelPools(flags.rest_api_num_threads, lambda name: name in self._core.models, "rest", quiet_numpy)
         self._rest = RestApi(
             self._core,
-            rest_pool,
+            rest_pools,
             RestOptions(
                 flags.rest_api_timeout_in_ms,
                 flags.rest_api_enable_cors_support,
@@ -138,7 +144,7 @@ class _Program:
             self._readiness,
         )
         services = self._make_services()
-        self._grpc_web = GrpcWeb(services, self._admission, rest_pool)
+        self._grpc_web = GrpcWeb(services, self._admission, rest_pools)
         self._grpc = GrpcServer(
             services,
             self._bearers,
@@ -149,6 +155,7 @@ class _Program:
                 flags.grpc_transport,
                 flags.reuse_port,
             ),
+            ModelPools(flags.grpc_max_threads, lambda name: name in self._core.models, "grpc"),
         )
         # TensorFlow's modules are 270,000 objects, which every full collection would walk through.
         gc.collect()
@@ -217,10 +224,11 @@ class _Program:
     def _make_core(self) -> ServerCore:
         flags = self._flags
         return ServerCore(
-            self._loader,
+            self._load,
             CoreOptions(
                 flags.file_system_poll_wait_seconds,
                 RetryPolicy(flags.max_num_load_retries, flags.load_retry_interval_micros / 1e6),
+                flags.load_timeout_seconds,
                 flags.num_load_threads or min(4, cpus()),
                 flags.num_unload_threads or 1,
                 flags.allow_version_labels_for_unavailable_models,
@@ -229,6 +237,14 @@ class _Program:
             self._on_change,
             self._on_model,
         )
+
+    def _load(self, name: str, number: int, path: Path) -> Batcher:
+        """Load and warm up a version, if there is room for it; in one of the manager's threads."""
+        with self._budget.reserve(name, number, path, self._loads_here) as reservation:
+            batcher = self._loader(name, number, path)
+        if self._loads_here:
+            batcher.memory = reservation.size
+        return batcher
 
     def _on_model(self, name: str, change: str) -> None:
         self._events.publish(model_event(name, change))
@@ -239,6 +255,15 @@ class _Program:
         assigned = Assigned(self._core, self._management_pool, probe)
         self._local.batcher = assigned.batcher
         return assigned
+
+    def _in_memory(self) -> list[Loaded]:
+        """What the memory budget counts."""
+        return [
+            Loaded(version.model, version.number, servable.memory or 0)
+            for name in self._core.manager.names()
+            for version in self._core.manager.versions(name)
+            if (servable := version.servable) is not None
+        ]
 
     def _metrics_path(self) -> str:
         """Where the metrics page is: as the monitoring config says; in a store always."""
@@ -486,6 +511,8 @@ class _Program:
 
 class _FrontProgram(_Program):
     """One whose versions workers load: it never imports TensorFlow."""
+
+    _loads_here = False
 
     def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
         front = self._front = Front(self._flags, self._store, loop, self._on_process, self._on_move)

@@ -132,7 +132,6 @@ def _parser() -> _Parser:
     flag("worker", False, "for a front: serve on the management socket what it says, and nothing else")
     flag("gpu_memory_limit_mb", 0, "MB of its GPU's memory that this process may use; 0: all, as needed")
     flag("hang_timeout_seconds", 30.0, "a worker that answers no heartbeat for so long is killed; 0: none is")
-    flag("load_timeout_seconds", 600.0, "time limit of a version's load in a worker; 0: none")
     flag("host", "127.0.0.1", "address that the ports are opened on")
     flag("find_free_ports", False, "take the next free port where one is taken")
     flag("instances", 1, "processes that share the ports, for machines with many cores; each has the models in memory")
@@ -155,6 +154,13 @@ def _parser() -> _Parser:
         "without --enable_batching, merge requests where rows were seen to be independent at load",
     )
     flag("drain_timeout_seconds", 30.0, "seconds that requests in flight get after SIGTERM")
+    flag("load_timeout_seconds", 1800.0, "seconds that a version may take to load; then it has failed; 0: no limit")
+    flag(
+        "memory_budget_mb",
+        0,
+        "MiB for all loaded versions together; a load that would not fit is refused. 0: what the container or machine "
+        "has left; -1: no limit",
+    )
     flag("max_body_bytes", 2**31 - 1, "largest REST body")
     flag("reuse_port", False, "for --instances: other processes of this user may listen on the same ports")
     flag("owner_fd", -1, "for whoever starts tfserve: a pipe that ends when they do")
@@ -212,7 +218,6 @@ class Flags(argparse.Namespace):
     worker: bool
     gpu_memory_limit_mb: int
     hang_timeout_seconds: float
-    load_timeout_seconds: float
     host: str
     find_free_ports: bool
     instances: int
@@ -223,6 +228,8 @@ class Flags(argparse.Namespace):
     grpc_transport: str
     auto_batching: bool
     drain_timeout_seconds: float
+    load_timeout_seconds: float
+    memory_budget_mb: int
     max_body_bytes: int
     reuse_port: bool
     owner_fd: int

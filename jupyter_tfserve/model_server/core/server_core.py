@@ -20,6 +20,7 @@ class CoreOptions:
 
     file_system_poll_wait_seconds: float = 1.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    load_timeout_seconds: float = 0.0  #: 0: no limit
     num_load_threads: int = 1
     num_unload_threads: int = 1
     allow_version_labels_for_unavailable_models: bool = False
@@ -44,6 +45,7 @@ class ServerCore:
             self.options.retry,
             self.options.num_load_threads,
             self.options.num_unload_threads,
+            self.options.load_timeout_seconds,
         )
         self._source = FileSystemSource(
             self.manager.set_aspired, self.options.file_system_poll_wait_seconds, self.options.keep_labelled

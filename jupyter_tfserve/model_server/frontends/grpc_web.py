@@ -14,12 +14,12 @@ import struct
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from urllib.parse import quote
 
 from ...grants import REFUSED_HEADER, Grant
-from ..errors import Code, ServingError, truncated
-from .admission import Admission
+from ..core.pools import ModelPools
+from ..errors import Code, ServingError, pushback, truncated
+from .admission import Admission, model_of
 from .http import Exchange, Response
 from .services import PREDICTION_SERVICE, Call, Method, Services
 
@@ -41,16 +41,16 @@ _DATA, _COMPRESSED, _TRAILERS = 0x00, 0x01, 0x80
 
 
 class GrpcWeb:
-    """The calls; each runs in `pool`."""
+    """The calls; each runs in a thread of its model."""
 
-    def __init__(self, services: Services, admission: Admission, pool: Executor) -> None:
+    def __init__(self, services: Services, admission: Admission, pools: ModelPools) -> None:
         """To be made in the event loop's thread."""
         self._services = services
         self._methods: Mapping[str, Method] = {
             f"/{service}/{name}": m for service, methods in services.methods().items() for name, m in methods.items()
         }
         self._admission = admission
-        self._pool = pool
+        self._pools = pools
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
@@ -63,21 +63,25 @@ class GrpcWeb:
             )
             return
         began = time.monotonic()
-        if request.target == _PREDICT and grant is None and kind[1] is None and len(request.body) < _LARGE_BODY:
+        is_text = kind[1] is not None
+        if request.target == _PREDICT and grant is None and not is_text and len(request.body) < _LARGE_BODY:
             self._start_predict(request, began)
             return
-        request.respond_with(
-            asyncio.get_running_loop().run_in_executor(
-                self._pool, self._answer, request, grant, kind[1] is not None, began
-            )
-        )
+        # A text's model is not known before it is decoded.
+        model = "" if is_text else model_of(request.target.removeprefix(PREFIX), request.body[5:])
+        try:
+            answer = self._pools.of(model).submit(self._answer, request, grant, is_text, began)
+        except ServingError as error:
+            request.respond(_response(b"", error, grant, is_text))
+        else:
+            request.respond_with(asyncio.wrap_future(answer))
 
     def _start_predict(self, request: Exchange, began: float) -> None:
         """What a front sends most: it is decoded here, and run at the end of the burst that it came in."""
         try:
             call = _WebCall(_message(request.body), _deadline(request, began), self, request)
         except ServingError as error:
-            request.respond(_response(b"", error.code, truncated(error.text)))
+            request.respond(_response(b"", error))
             return
         self._services.start_predict(call, self._loop.call_soon)
 
@@ -91,17 +95,13 @@ class GrpcWeb:
 
     def _answer(self, request: Exchange, grant: Grant | None, is_text: bool, began: float) -> Response:
         """In a thread of the pool."""
-        reply, code, message = b"", Code.OK, ""
         try:
-            reply = self._call(request, grant, is_text, began)
+            return _response(self._call(request, grant, is_text, began), None, grant, is_text)
         except ServingError as error:
-            code, message = error.code, truncated(error.text)
+            return _response(b"", error, grant, is_text)
         except Exception:
             log.exception("A gRPC-Web request failed")
-            code, message = Code.INTERNAL, "Internal error"
-        refused = code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.RESOURCE_EXHAUSTED)
-        headers = ((REFUSED_HEADER, str(code.http)),) if grant is not None and refused else ()
-        return _response(reply, code, message, headers, is_text)
+            return _response(b"", ServingError(Code.INTERNAL, "Internal error"), grant, is_text)
 
     def _call(self, request: Exchange, grant: Grant | None, is_text: bool, began: float) -> bytes:
         name = request.target.partition("?")[0].removeprefix(PREFIX)
@@ -128,24 +128,24 @@ class _WebCall(Call):
         self._web.send(self._request, _response(payload))
 
     def fail(self, error: ServingError) -> None:
-        self._web.send(self._request, _response(b"", error.code, truncated(error.text)))
+        self._web.send(self._request, _response(b"", error))
 
     def is_cancelled(self) -> bool:
         return self._request.connection.is_abandoned
 
 
 def _response(
-    reply: bytes,
-    code: Code = Code.OK,
-    message: str = "",
-    headers: tuple[tuple[str, str], ...] = (),
-    is_text: bool = False,
+    reply: bytes, error: ServingError | None = None, grant: Grant | None = None, is_text: bool = False
 ) -> Response:
     """A call's outcome: the reply, and how it ended in the trailers."""
+    code = error.code if error is not None else Code.OK
     trailers = f"grpc-status:{int(code)}\r\n"
-    if message:
-        trailers += f"grpc-message:{quote(message, safe=' !#$&()*+,/:;<=>?@[]^_`{|}~')}\r\n"
+    if error is not None:
+        trailers += f"grpc-message:{quote(truncated(error.text), safe=' !#$&()*+,/:;<=>?@[]^_`{|}~')}\r\n"
+        trailers += "".join(f"{key}:{value}\r\n" for key, value in pushback(error))
     body = (_frame(_DATA, reply) if code is Code.OK else b"") + _frame(_TRAILERS, trailers.encode())
+    refused = code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.RESOURCE_EXHAUSTED)
+    headers = ((REFUSED_HEADER, str(code.http)),) if grant is not None and refused else ()
     if is_text:
         return Response(200, base64.b64encode(body), "application/grpc-web-text+proto", headers)
     return Response(200, body, "application/grpc-web+proto", headers)

@@ -267,6 +267,7 @@ class ManagementApi:
             since=version.since,
             load_seconds=version.load_seconds,
             in_flight=version.in_flight,
+            memory=servable.memory if servable is not None and is_there else None,
             devices=self._places.devices_of(servable) if servable is not None and is_there else [],
         )
 

@@ -16,7 +16,6 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -25,9 +24,10 @@ from .. import inference, metrics
 from ..codecs import examples, json_tensor, predict_message, prediction_log, status_json
 from ..core.batching import Task, Turn, run_here
 from ..core.manager import Version
+from ..core.pools import ModelPools
 from ..core.servable import Array, Signature
 from ..core.server_core import ServerCore
-from ..errors import Code, ServingError, invalid
+from ..errors import RETRY_SECONDS, Code, ServingError, invalid
 from ..request_log import RequestLogs
 from .http import Exchange, Head, Response, html_error
 
@@ -89,14 +89,14 @@ class RestApi:
     def __init__(
         self,
         core: ServerCore,
-        pool: Executor,
+        pools: ModelPools,
         options: RestOptions | None = None,
         logs: RequestLogs | None = None,
         readiness: Callable[[], str] = lambda: "",
     ) -> None:
         """`readiness` says why no requests should be sent now, "" if they may be."""
         self._core = core
-        self._pool = pool
+        self._pools = pools
         self._options = options or RestOptions()
         self._logs = logs or RequestLogs()
         self._readiness = readiness
@@ -158,7 +158,10 @@ class RestApi:
         began = time.monotonic()
         task = kind(self, request, target, began, None if self._timeout is None else began + self._timeout)
         if gzip or len(request.body) > _LARGE_BODY:
-            self._pool.submit(run_here, functools.partial(self._start, task, gzip))
+            try:
+                self._pools.of(target.model).submit(run_here, functools.partial(self._start, task, gzip))
+            except ServingError as error:
+                task.failed(error)
         else:
             self._start(task, False, self._loop.call_soon, False)
 
@@ -175,7 +178,8 @@ class RestApi:
             loaded = version.loaded
             task.signature = signature = inference.signature(loaded, name)
             task.inputs = task.decode(signature)
-            loaded.queue(signature, task.outputs).submit(task, turn, here)
+            # In a thread of the pool only what is quick is run: it would keep others' from their decoding.
+            loaded.queue(signature, task.outputs).submit(task, turn)
         except ServingError as error:
             task.failed(error)
         except Exception:
@@ -192,11 +196,14 @@ class RestApi:
             except RuntimeError:
                 pass  # the loop is closed, and with it the connection
 
-    def in_pool(self, work: Callable[..., None], *arguments: Any) -> bool:
+    def in_pool(self, model: str, work: Callable[..., None], *arguments: Any) -> bool:
         """Whether this is the event loop's thread, and the work was given to another one."""
         if threading.get_ident() != self._thread:
             return False
-        self._pool.submit(work, *arguments)
+        try:
+            self._pools.of(model).submit(work, *arguments)
+        except ServingError:  # so many wait that it is better done at once
+            return False
         return True
 
     # Classify and regress.
@@ -214,7 +221,10 @@ class RestApi:
         def answer() -> None:
             self.send(request, self._answer(spec[0], verb, work, began))
 
-        self._pool.submit(answer)
+        try:
+            self._pools.of(spec[0]).submit(answer)
+        except ServingError as error:
+            request.respond(self.refusal(spec[0], error))
 
     def _run_examples(
         self, verb: str, model: str, number: int | None, label: str, body: bytes, deadline: float | None
@@ -279,7 +289,7 @@ class RestApi:
         elif self.counted_elsewhere is None:
             request.respond(self._metrics_page())
         else:
-            request.respond_with(self._loop.run_in_executor(self._pool, self._metrics_page))
+            request.respond_with(self._loop.run_in_executor(self._pools.common, self._metrics_page))
 
     def _metrics_page(self) -> Response:
         manager = self._core.manager
@@ -318,7 +328,9 @@ class RestApi:
         """An error as a response, counted."""
         metrics.REQUEST_COUNT.add(model, error.code.name)
         body = '{\n    "error": ' + json.dumps(error.text, ensure_ascii=False) + "\n}"
-        headers: tuple[tuple[str, str], ...] = (("Retry-After", "1"),) if error.code is Code.UNAVAILABLE else ()
+        headers: tuple[tuple[str, str], ...] = ()
+        if error.code is Code.UNAVAILABLE:
+            headers = (("Retry-After", str(RETRY_SECONDS)),)
         if self._options.tell_codes:
             headers += ((CODE_HEADER, error.code.name),)
         return self.reply(Response(error.code.http, body.encode("utf-8", "surrogateescape"), headers=headers))
@@ -387,7 +399,7 @@ class _Prediction(Task):
     def done(self, outputs: list[Array]) -> None:
         """Answer; where writing it takes time, not in the event loop's thread."""
         for array in outputs:
-            if array.size > _LARGE_REPLY and self._rest.in_pool(self.done, outputs):
+            if array.size > _LARGE_REPLY and self._rest.in_pool(self.target.model, self.done, outputs):
                 return
         rest, target = self._rest, self.target
         try:

@@ -41,7 +41,8 @@ _OWN_FLAGS = set(
     "monitoring_config_file version batching_parameters_file enable_batching auto_batching "
     "enable_per_model_batching_parameters max_num_load_retries load_retry_interval_micros "
     "file_system_poll_wait_seconds num_load_threads rest_api_enable_cors_support enable_grpc_healthcheck_service "
-    "enable_profiler load_timeout_seconds hang_timeout_seconds gpu_memory_limit_mb max_body_bytes".split()
+    "enable_profiler load_timeout_seconds hang_timeout_seconds gpu_memory_limit_mb max_body_bytes "
+    "memory_budget_mb".split()
 )
 
 
@@ -156,9 +157,13 @@ class Front:
                 "PUT", key[0], str(key[1]), content=assignment, timeout=self._flags.load_timeout_seconds or None
             )
         except BaseException as error:
-            if isinstance(error, ServingError) and error.code is Code.UNAVAILABLE:
+            code = error.code if isinstance(error, ServingError) else Code.INTERNAL
+            if code is Code.UNAVAILABLE:
                 self._wait_for_end(worker)  # so that its crash is counted before it is tried again
-            self.fleet.let_go(worker, key)
+            if code is Code.DEADLINE_EXCEEDED:  # it goes on, and can be taken away when it is over
+                threading.Thread(target=self._take_away, args=(worker, key), name="take-away", daemon=True).start()
+            else:
+                self._take_away(worker, key)
             raise
         worker.loading.discard(key)
         return worker, loaded
@@ -192,7 +197,7 @@ class Front:
         # One that holds nothing else ends, and unloads with it.
         if worker.holds - {key}:
             try:
-                worker.call("DELETE", key[0], str(key[1]), timeout=self._flags.drain_timeout_seconds)
+                worker.call("DELETE", key[0], str(key[1]))
             except ServingError as error:
                 log.warning("Version %s of %s in the worker %s: %s", key[1], key[0], worker.name, error.message)
         self.fleet.let_go(worker, key)
@@ -328,3 +333,5 @@ def worker_flags(flags: Flags) -> Iterable[str]:
     yield "--max_num_load_retries=0"  # the front's manager tries again
     yield "--file_system_poll_wait_seconds=-1"
     yield "--num_load_threads=4"
+    yield "--load_timeout_seconds=0"  # the front's manager has a limit
+    yield "--memory_budget_mb=-1"  # the front asks before it loads

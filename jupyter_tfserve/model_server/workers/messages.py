@@ -46,6 +46,7 @@ class Loaded(TypedDict):
 
     signatures: list[Any]
     signature_def_map: str  #: base64
+    memory: int | None  #: bytes that it takes
     dependent: dict[str, str]  #: why ``auto`` does not merge the requests for a signature
 
 
@@ -84,6 +85,7 @@ def loaded(batcher: Batcher) -> Loaded:
             [s.name, s.method_name, _tensors(s.inputs), _tensors(s.outputs)] for s in batcher.signatures.values()
         ],
         signature_def_map=base64.b64encode(batcher.signature_def_map).decode(),
+        memory=batcher.memory,
         dependent=dict(batcher.dependent),
     )
 

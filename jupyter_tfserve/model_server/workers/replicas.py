@@ -61,6 +61,7 @@ class RemoteVersion:
         self.signatures: dict[str, Signature] = messages.signatures(loaded)
         self.signature_def_map = messages.signature_def_map(loaded)
         self.dependent = loaded["dependent"]
+        self.memory = loaded["memory"]  #: bytes that one replica takes
 
     @property
     def devices(self) -> list[str]:
