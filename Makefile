@@ -51,7 +51,7 @@ test: lint ## lint, then the whole suite (PYTEST_ARGS='-k store' for a part of i
 hub: $(INSTALLED) ## a real JupyterHub with two users: one shares, the other predicts, and reaches nothing else
 	@$(BIN)/python -m pytest tests/hub $(PYTEST_ARGS)
 
-conformance: $(INSTALLED) ## the wire conformance suite (CONFORMANCE=its folder), direct and through Jupyter
+conformance: $(INSTALLED) ## the wire conformance suite (CONFORMANCE=its folder): direct, with workers, through Jupyter
 	@$(BIN)/python tools/conformance.py $(CONFORMANCE) $(CONFORMANCE_ARGS)
 
 faults: $(INSTALLED) ## the long form of the fault tests: 200 registrations under load, about five minutes

@@ -115,6 +115,7 @@ DISTRIBUTIONS = {
     "grpc": "grpcio",
     "grpc_health": "grpcio-health-checking",
     "grpc_reflection": "grpcio-reflection",
+    "pynvml": "nvidia-ml-py",
     "simdjson": "pysimdjson",
     "tensorflow_serving": "tensorflow-serving-api",
 }

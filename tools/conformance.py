@@ -1,5 +1,6 @@
-"""The wire conformance suite against this checkout: on the model server's own ports, and through a Jupyter Server under
-a base URL, with a token. `make conformance` runs it; CONFORMANCE says where the suite is.
+"""The wire conformance suite against this checkout: on the model server's own ports, on those of a front whose models
+are in worker processes, and through a Jupyter Server under a base URL, with a token. `make conformance` runs it;
+CONFORMANCE says where the suite is.
 
 Fails if a case fails that is not a quirk (what only TensorFlow Serving's code promises); quirks are counted apart.
 """
@@ -81,6 +82,12 @@ def direct(suite: Suite, quirks: bool) -> tuple[Table, list[str]]:
     return suite("--server", f"{sys.executable} -m jupyter_tfserve.model_server", quirks=quirks)
 
 
+def front(suite: Suite, quirks: bool) -> tuple[Table, list[str]]:
+    """The same with a worker process for each device."""
+    command = f"{sys.executable} -m jupyter_tfserve.model_server --isolation=device --workers=always"
+    return suite("--server", command, quirks=quirks)
+
+
 def through_jupyter(suite: Suite, quirks: bool) -> tuple[Table, list[str]]:
     """Two Jupyter Servers whose store holds the suite's models: a plain one, and one whose model server batches."""
     table: Table = {}
@@ -126,7 +133,7 @@ def main() -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", type=Path, help="the suite's folder")
-    parser.add_argument("--only", choices=("direct", "jupyter"), help="one of the two ways")
+    parser.add_argument("--only", choices=("direct", "front", "jupyter"), help="one of the ways")
     parser.add_argument("--no-quirks", action="store_true", help="leave the quirks out")
     known, more = parser.parse_known_args()
     if not (known.suite / "run").exists():
@@ -136,7 +143,7 @@ def main() -> int:
         )
         return 2
     suite = Suite(known.suite.resolve(), more)
-    ways = {"direct": direct, "jupyter": through_jupyter}
+    ways = {"direct": direct, "front": front, "jupyter": through_jupyter}
     lines: list[str] = []
     status = 0
     for way in [known.only] if known.only else ways:

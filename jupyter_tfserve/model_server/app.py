@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib.metadata
 import json
@@ -254,6 +255,7 @@ class _Program:
 
         assigned = Assigned(self._core, self._management_pool, probe)
         self._local.batcher = assigned.batcher
+        self._loader = functools.partial(assigned.load, self._local.load)
         return assigned
 
     def _in_memory(self) -> list[Loaded]:

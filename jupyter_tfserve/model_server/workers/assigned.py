@@ -17,13 +17,14 @@ from weakref import WeakSet
 
 from .. import metrics
 from ..core.batching import Batcher, Batching
-from ..core.manager import Version
+from ..core.manager import Loader, Version
 from ..core.policy import LoggingConfig, ModelConfig
 from ..core.servable import Servable
 from ..core.server_core import ServerCore
 from ..errors import Code, ServingError
 from ..frontends.http import Exchange, Response
 from . import messages
+from .gently import gently
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,15 @@ class Assigned:
         self._logging: dict[str, LoggingConfig | None] = {}
         self._probed: WeakSet[Batcher] = WeakSet()
         self._changing = threading.Lock()
+
+    def load(self, load: Loader, model: str, number: int, path: Path) -> Batcher:
+        """Load a version with the process's loader. As long as nothing is served here it is done gently, for the sake
+        of the processes that serve; after that not: a thread of low priority would keep Python's lock for longer.
+        """
+        manager = self._core.manager
+        if any(manager.available(name) for name in manager.names()):
+            return load(model, number, path)
+        return gently(lambda: load(model, number, path))
 
     def batcher(self, servable: Servable, path: Path, model: str, number: int) -> Batcher:
         """The batcher of a version that is being loaded."""
