@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 
@@ -14,6 +15,7 @@ from .owner import end_with_owner
 def main() -> None:
     """Read the command line, then import what is slow."""
     flags = parse(sys.argv[1:])
+    faulthandler.enable(all_threads=False)  # a crash leaves a word in the log
     if flags.owner_fd >= 0:
         end_with_owner(flags.owner_fd)
     if flags.instances > 1 and not flags.version:
