@@ -13,9 +13,6 @@ from load import Load, Outcome
 
 from .shim import Shim
 
-#: The long forms, as `make faults` runs them.
-LONG = bool(os.environ.get("FAULTS_LONG"))
-
 #: Where the table of figures is to be written.
 FIGURES = os.environ.get("FAULT_FIGURES", "")
 
