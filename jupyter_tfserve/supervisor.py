@@ -254,7 +254,7 @@ class Supervisor:
             reason = process.how_it_ended() if process is not None else "did not start"
             out_of_memory = _out_of_memory() if process is not None and process.was_out_of_memory else ""
             if ready:
-                self._last_exit = LastExit(reason=reason, time=time.time(), log_tail=self.log_tail(20))
+                self._last_exit = LastExit(reason=reason, time=time.time(), log_tail=self.log_tail(40))
             if out_of_memory:
                 self._warnings[out_of_memory] = None
             failures += 1
@@ -282,7 +282,7 @@ class Supervisor:
         if failures > 1:
             message = f"The model server ended {failures} times in a row; the last time it {reason}."
             remedy = remedy or "Stop serving what makes it end (its log may say), then `%tfserve start`."
-        remedy = "\n".join(filter(None, [remedy, f"The end of its log:\n{self.log_tail(15)}"]))
+        remedy = "\n".join(filter(None, [remedy, f"The end of its log:\n{self.log_tail(40)}"]))
         with self._changed:
             self._error = (self._error[0] or message, self._error[1] or remedy)
             self._wanted = False

@@ -39,9 +39,10 @@ class JupyterServer:
         ports_of: JupyterServer | None = None,
         extensions: Mapping[str, bool] | None = None,
         env: Mapping[str, str] | None = None,
+        store: Path | None = None,
     ) -> None:
         self.folder = folder
-        self.store = folder / "store"
+        self.store = store or folder / "store"
         self.runtime = folder / "runtime"
         self.base_url = base_url
         self.token = token

@@ -93,7 +93,7 @@ class Load:
                 connection.request("POST", path, body, headers)
                 reply = connection.getresponse()
                 self._count(reply.status, dict(reply.getheaders()), reply.read(), began)
-                wait = self._pause if reply.status == 200 else max(self._pause, 0.02)
+                wait = self._pause if reply.status == 200 else max(self._pause, 0.1)
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 with self._lock:

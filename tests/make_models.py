@@ -272,6 +272,21 @@ def slow(folder: Path) -> None:
     )
 
 
+def hungry(folder: Path) -> None:
+    """y = x after taking x MiB of memory for a moment."""
+
+    def run(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        taken = tf.fill([tf.cast(x[0], tf.int64) * (1 << 18)], x[0])
+        return {"y": x + 0.0 * taken[-1]}
+
+    save(folder, {"serving_default": (run, [spec([1], tf.float32, "x")])})
+
+
+def reader(folder: Path) -> None:
+    """y = the content of the file `path`."""
+    save(folder, {"serving_default": (lambda path: {"y": tf.io.read_file(path)}, [spec([], tf.string, "path")])})
+
+
 def chain(folder: Path) -> None:
     """y = x through several layers of 64 x 64, each of them zero: enough work for TensorFlow to rewrite it."""
     weights = tf.Variable(np.zeros((64, 64), np.float32))
@@ -348,6 +363,8 @@ def main(root: Path) -> None:
     gated(root / "gated" / "1")
     chain(root / "chain" / "1")
     slow(root / "slow" / "1")
+    hungry(root / "hungry" / "1")
+    reader(root / "reader" / "1")
     lite(root / "lite" / "1", root / "lite_serving" / "1")
     slow_to_load(root / "slow_to_load" / "1", root / "slow_to_load" / "gate")
     model = keras_model()

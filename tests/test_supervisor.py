@@ -96,7 +96,7 @@ def test_a_crash_loop_is_answered_by_isolation_and_then_given_up(make: Make) -> 
     assert info["remedy"].startswith(
         "Stop serving what makes it end (its log may say), then `%tfserve start`.\nThe end"
     )
-    assert "Ready" in info["remedy"]
+    assert "Segmentation fault" in info["remedy"]
     assert info["pid"] is None
     # Asked for, it starts afresh: in one process.
     info = supervisor.ensure_started()

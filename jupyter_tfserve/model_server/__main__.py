@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import os
 import sys
@@ -17,6 +18,7 @@ from .workers.gently import gently
 def main() -> None:
     """Read the command line, then import what is slow."""
     flags = parse(sys.argv[1:])
+    faulthandler.enable(all_threads=False)  # a crash leaves a word in the log
     if flags.owner_fd >= 0:
         end_with_owner(flags.owner_fd, flags.management_socket)
     if flags.instances > 1 and not flags.version:

@@ -141,26 +141,30 @@ class ConfigStore:
     def __init__(self, core: ServerCore, store: Store | None) -> None:
         self._core = core
         self._store = store
-        self._memory = Config()
+        self._memory = Config()  # what is in force
         self._changing = threading.Lock()
 
     def load(self) -> dict[str, str]:
         """Serve what the store says, at the start; returns the errors by model."""
         if self._store is None:
             return {}
-        models = to_models(self._read())
+        config = self._read()
+        models = to_models(config)
         errors = self._core.reload(models, starting=True)
+        self._memory = config
         for model in models:
             self.prune(model.name)
         return errors
 
     def follow(self) -> None:
-        """The file has changed, by whomever: serve what it says now. A file that is refused changes nothing."""
+        """The file has changed, by whomever: serve what it says now. One that is refused, or gone, changes nothing."""
         assert self._store is not None
         try:
             # The lock: what is read here must not be served after something newer that was read elsewhere.
             with self._store.locked():
-                self._core.reload(to_models(self._read()), labels_wait=True)
+                config = self._read()
+                self._core.reload(to_models(config), labels_wait=True)
+                self._memory = config
         except (ServingError, StoreError, OSError) as error:
             log.error("models.config is refused, what was served goes on: %s", error)
 
@@ -264,8 +268,7 @@ class ConfigStore:
     def _change(self, change: Callable[[Config], None], labels_wait: bool = True) -> None:
         if self._store is None:
             with self._changing:
-                config = Config()
-                config.CopyFrom(self._memory)
+                config = self._read()
                 change(config)
                 self._core.reload(to_models(config), labels_wait)
                 self._memory = config
@@ -283,13 +286,17 @@ class ConfigStore:
                     "Free some space, then try again.",
                 ) from None
             self._core.reload(models.values(), labels_wait=True)
+            self._memory = config
 
     def _read(self) -> Config:
-        if self._store is None:
-            return self._memory
-        if not self._store.config.exists():
-            return Config()
-        return read(self._store.config)
+        """What the file says; where there is none (any more: who deletes it by accident must not end what serves), what
+        is in force.
+        """
+        if self._store is not None and self._store.config.exists():
+            return read(self._store.config)
+        config = Config()
+        config.CopyFrom(self._memory)
+        return config
 
     def _base_path(self, name: str) -> Path:
         if self._store is None:

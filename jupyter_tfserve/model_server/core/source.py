@@ -35,6 +35,7 @@ class FileSystemSource:
         self._keep_labelled = keep_labelled
         self._models: dict[str, ModelConfig] = {}
         self._errors: dict[str, str] = {}
+        self._empty: set[str] = set()  # models without a version at the last look
         self._lock = threading.RLock()  # one look at a time: two must not overtake each other
         self._stop = threading.Event()
         self._rewatch = threading.Event()
@@ -63,6 +64,7 @@ class FileSystemSource:
             self._models = dict(models)
             for name in gone:
                 self._errors.pop(name, None)
+                self._empty.discard(name)
                 self._on_aspired(name, {})
             errors = {name: error for name in models if (error := self.look(name))}
         if moved:
@@ -95,7 +97,11 @@ class FileSystemSource:
         keep = self._keep_labelled and not isinstance(config.policy, Specific)
         labelled: Collection[int] = set(config.labels.values()) if keep else ()
         chosen = aspired(found, config.policy, labelled)
-        self._on_aspired(name, chosen)
+        was_empty = name in self._empty
+        (self._empty.discard if chosen else self._empty.add)(name)
+        if chosen or was_empty or not self._poll_seconds:
+            # That nothing is left counts at the second look: the folder itself may be about to go, and unloads nothing.
+            self._on_aspired(name, chosen)
         if chosen:
             return ""
         return f"No versions of servable {name} found under base path {config.base_path}"

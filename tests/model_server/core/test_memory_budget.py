@@ -36,8 +36,8 @@ def test_what_does_not_fit_is_refused_naming_what_to_unload(version: Path) -> No
     assert refused.value.code is Code.RESOURCE_EXHAUSTED
     assert refused.value.message == (
         "Version 1 of digits needs about 54.0 MiB of memory, and 30.0 MiB of the 100.0 MiB of --memory_budget_mb are "
-        "left. Unload one of: large version 3 (60.0 MiB), small version 7 (10.0 MiB); or raise --memory_budget_mb (-1: "
-        "no limit)."
+        "left. Unload one of: large version 3 (60.0 MiB), small version 7 (10.0 MiB); or raise --memory_budget_mb "
+        "(-1: no limit)."
     )
     loaded.pop()
     with budget.reserve("digits", 1, version) as reservation:
