@@ -7,6 +7,7 @@ standard library.
     <store>/<model>/<version>/       a SavedModel; appears whole, by a rename
     <store>/<model>/.keep            how many version folders to keep (absent: all)
     <store>/<model>/.batching        what was set at run time for its batching, JSON (absent: nothing)
+    <store>/<model>/.device          where it is to be served, JSON (absent: where there is room)
     <store>/.staging/                versions on their way in; on the same file system, so that a rename is atomic
     <store>/.store_id                a random word: who reads the same one shares the disk
 
@@ -34,6 +35,7 @@ STAGING = ".staging"
 STORE_ID = ".store_id"
 KEEP = ".keep"
 BATCHING = ".batching"
+DEVICE = ".device"
 
 #: Staged folders that nobody touched for this long were left by a process that died.
 STALE_SECONDS = 24 * 3600.0
@@ -206,17 +208,31 @@ class Store:
 
     def batching(self, name: str) -> dict[str, Any]:
         """What was set at run time for a model's batching (`api.BatchingRequest`); {} for nothing."""
+        return self._settings(name, BATCHING)
+
+    def set_batching(self, name: str, settings: dict[str, Any]) -> None:
+        """Remember it."""
+        self._set_settings(name, BATCHING, settings)
+
+    def placement(self, name: str) -> dict[str, Any]:
+        """Where a model is to be served (`api.PlacementRequest`); {} for wherever there is room."""
+        return self._settings(name, DEVICE)
+
+    def set_placement(self, name: str, settings: dict[str, Any]) -> None:
+        """Remember it."""
+        self._set_settings(name, DEVICE, settings)
+
+    def _settings(self, name: str, file: str) -> dict[str, Any]:
         try:
-            found = json.loads((self.root / name / BATCHING).read_bytes())
+            found = json.loads((self.root / name / file).read_bytes())
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
 
-    def set_batching(self, name: str, settings: dict[str, Any]) -> None:
-        """Remember it."""
+    def _set_settings(self, name: str, file: str, settings: dict[str, Any]) -> None:
         base = self.model(name)
         base.mkdir(mode=0o700, exist_ok=True)
-        write_atomically(base / BATCHING, json.dumps(settings))
+        write_atomically(base / file, json.dumps(settings))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -181,7 +181,11 @@ class StateHandler(ManagementHandler):
         self.set_status(200)
         stored = await self.in_thread(self.tfserve.models.names)
         state = State(
-            server=await self.server_info(), versions={"jupyter_tfserve": __version__}, models=[], stored=stored
+            server=await self.server_info(),
+            versions={"jupyter_tfserve": __version__},
+            models=[],
+            processes=[],
+            stored=stored,
         )
         self.finish(json.dumps(state))
 

@@ -47,6 +47,7 @@ class Version:
     tries: int = 0
     since: float = field(default_factory=time.time)
     load_seconds: float | None = None
+    was_lost: bool = False  #: its process has ended, and it is being loaded again
     is_loading: bool = False  #: a thread is at it
 
     @property
@@ -124,6 +125,12 @@ class Manager:
                 if version is not None:
                     version.in_flight += 1
                     return version
+                if any(v.was_lost and v.state == "LOADING" and number in (None, v.number) for v in model.versions):
+                    raise ServingError(
+                        Code.UNAVAILABLE,
+                        f"Model {name} is loaded again: the process that ran it has ended.",
+                        "Try again in a moment.",
+                    )
         asked = f"Latest({name})" if number is None else f"Specific({name}, {number})"
         raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
 
@@ -171,6 +178,18 @@ class Manager:
                     model.versions.append(version)
                     self._on_change(version)
             self._reconcile(model)
+
+    def lost(self, name: str, number: int, servable: Batcher) -> None:
+        """The process has ended that ran a loaded version: it is loaded again."""
+        with self._changed:
+            model = self._models[name]
+            for version in model.versions:
+                if version.number == number and version.servable is servable and version.state == "AVAILABLE":
+                    version.was_lost = True
+                    self._set(model, version, "LOADING")
+                    if not self._closed:
+                        self._load_pool.submit(self._try_load, model, version)
+                    self._reconcile(model)
 
     def set_labels(self, name: str, labels: Mapping[str, int]) -> None:
         """These labels, and no others; one whose version is not available keeps its old version until it is."""
@@ -335,7 +354,7 @@ class Manager:
             if is_late:
                 log.warning("Version %s of %s has loaded too late: dropped", version.number, version.model)
             elif servable is not None:
-                version.servable, version.error = servable, None
+                version.servable, version.error, version.was_lost = servable, None, False
                 version.load_seconds = time.monotonic() - began
                 log.info(
                     "Version %s of %s is available after %.2f s", version.number, version.model, version.load_seconds

@@ -64,8 +64,10 @@ class MemoryBudget:
         self._corrections: dict[str, float] = {}  # by model: what a load took, to what its files said
 
     @contextlib.contextmanager
-    def reserve(self, model: str, number: int, path: Path) -> Iterator[Reservation]:
-        """Around a load. Raises RESOURCE_EXHAUSTED, naming what could be unloaded, if it would not fit."""
+    def reserve(self, model: str, number: int, path: Path, here: bool = True) -> Iterator[Reservation]:
+        """Around a load; `here`: into this process, whose growth measures it. Raises RESOURCE_EXHAUSTED, naming what
+        could be unloaded, if it would not fit.
+        """
         files = estimate(path)
         reservation = Reservation(model, number, int(files * self._corrections.get(model, 1.0)))
         with self._lock:
@@ -84,7 +86,7 @@ class MemoryBudget:
         grown = resident() - before
         with self._lock:
             self._pending.discard(reservation)
-            if reservation.is_alone and max(grown, files) >= _MEASURABLE and grown > 0:
+            if here and reservation.is_alone and max(grown, files) >= _MEASURABLE and grown > 0:
                 self._corrections[model] = min(_TRUSTED, max(1 / _TRUSTED, grown / files))
                 reservation.size = int(files * self._corrections[model])
 

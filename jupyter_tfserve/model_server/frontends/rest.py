@@ -15,9 +15,9 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from .. import inference, metrics
@@ -31,7 +31,13 @@ from ..errors import RETRY_SECONDS, Code, ServingError, invalid
 from ..request_log import RequestLogs
 from .http import Exchange, Head, Response, html_error
 
+if TYPE_CHECKING:
+    from ..workers.rest import RestRelay
+
 log = logging.getLogger(__name__)
+
+#: From a worker to its front: the canonical code of an error, which HTTP's status does not tell.
+CODE_HEADER = "Tfserve-Code"
 
 #: The type of a body that holds a message instead of JSON.
 PROTOBUF = "application/x-protobuf"
@@ -67,6 +73,7 @@ class RestOptions:
     max_body: int = 2**31 - 1  #: of an inflated body, too
     check_method_names: bool = False
     metrics_path: str = ""  #: "": no page
+    tell_codes: bool = False  #: in a worker: a header names an error's code
 
 
 #: What a request's path asks for: model, version and label.
@@ -96,6 +103,8 @@ class RestApi:
         self._timeout = self._options.timeout_ms / 1000 if self._options.timeout_ms else None
         self.release = core.manager.release
         self.logged = core.logged
+        self.relay: RestRelay | None = None  #: in a front: where requests go whose versions workers have loaded
+        self.counted_elsewhere: Callable[[], Sequence[metrics.Counted]] | None = None  #: by workers; it may wait
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
@@ -114,7 +123,7 @@ class RestApi:
         if _BAD_ESCAPE.search(target):
             return _always(html_error(400))
         if self._options.metrics_path and target.split("?")[0] == self._options.metrics_path:
-            return lambda request: request.respond(self._metrics(target))
+            return self._metrics
         if target[:4].lower() != "/v1/":
             return _always(html_error(404))
         if head.method == "OPTIONS":
@@ -133,9 +142,13 @@ class RestApi:
             spec = _spec(match)
         except _BadVersion:
             return lambda request: request.respond(self._describe(match))
+        route = self._route_here(match["verb"], spec, head)
+        return route if self.relay is None else self.relay.route(match["verb"], spec, head, route)
+
+    def _route_here(self, verb: str, spec: _Spec, head: Head) -> _Route:
         gzip = "gzip" in head.headers.get("content-encoding", "").lower()
-        if match["verb"] != "predict":
-            return functools.partial(self._infer_examples, match["verb"], spec, gzip)
+        if verb != "predict":
+            return functools.partial(self._infer_examples, verb, spec, gzip)
         is_binary = head.headers.get("content-type", "").partition(";")[0].strip().lower() == PROTOBUF
         return functools.partial(self._predict, _Target(spec), _BinaryPrediction if is_binary else _Prediction, gzip)
 
@@ -270,16 +283,23 @@ class RestApi:
             return Response(200, b"ok\n", "text/plain")
         return Response(503, f"{why}\n".encode(), "text/plain", (("Retry-After", "1"),))
 
-    def _metrics(self, target: str) -> Response:
-        if "?" in target:
-            return html_error(400)
+    def _metrics(self, request: Exchange) -> None:
+        if "?" in request.target:
+            request.respond(html_error(400))
+        elif self.counted_elsewhere is None:
+            request.respond(self._metrics_page())
+        else:
+            request.respond_with(self._loop.run_in_executor(self._pools.common, self._metrics_page))
+
+    def _metrics_page(self) -> Response:
         manager = self._core.manager
         in_flight = [
             (name, version.number, version.in_flight)
             for name in self._core.models
             for version in manager.available(name).values()
         ]
-        return Response(200, metrics.page(in_flight).encode("utf-8", "replace"), "text/plain")
+        others = self.counted_elsewhere() if self.counted_elsewhere is not None else ()
+        return Response(200, metrics.page(in_flight, others).encode("utf-8", "replace"), "text/plain")
 
     # Answers.
 
@@ -308,8 +328,12 @@ class RestApi:
         """An error as a response, counted."""
         metrics.REQUEST_COUNT.add(model, error.code.name)
         body = '{\n    "error": ' + json.dumps(error.text, ensure_ascii=False) + "\n}"
-        retry = (("Retry-After", str(RETRY_SECONDS)),) if error.code is Code.UNAVAILABLE else ()
-        return self.reply(Response(error.code.http, body.encode("utf-8", "surrogateescape"), headers=retry))
+        headers: tuple[tuple[str, str], ...] = ()
+        if error.code is Code.UNAVAILABLE:
+            headers = (("Retry-After", str(RETRY_SECONDS)),)
+        if self._options.tell_codes:
+            headers += ((CODE_HEADER, error.code.name),)
+        return self.reply(Response(error.code.http, body.encode("utf-8", "surrogateescape"), headers=headers))
 
     def reply(self, response: Response) -> Response:
         """With CORS headers where they were asked for."""
