@@ -100,7 +100,7 @@ class Counter(_Metric):
         """A sample for each combination of labels that has counted anything."""
         with self._lock:
             children = list(self._children.items())
-        return [f"{self._text(labels)} {child.value:g}" for labels, child in children if child.value]
+        return [f"{self._text(labels)} {child.value:.15g}" for labels, child in children if child.value]
 
 
 class Distribution:
@@ -185,9 +185,28 @@ class Histogram(_Metric):
                 buckets.append(self._text(labels, "_bucket", f'le="{limit}"') + f" {below}")
             if below:
                 lines += buckets
-                lines.append(f"{self._text(labels, '_sum')} {total:g}")
+                lines.append(f"{self._text(labels, '_sum')} {total:.15g}")
                 lines.append(f"{self._text(labels, '_count')} {below}")
         return lines
+
+
+class _Observations(_Metric):
+    """Counts what a histogram has seen."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, histogram: Histogram) -> None:
+        super().__init__(name)
+        self._histogram = histogram
+
+    def total(self) -> int:
+        """The histogram's."""
+        return self._histogram.total()
+
+    def lines(self) -> list[str]:
+        """One sample, if it has seen anything."""
+        total = self.total()
+        return [f"{self.name} {total:.15g}"] if total else []
 
 
 def _escape(value: str) -> str:
@@ -203,7 +222,6 @@ EXAMPLE_COUNT_TOTAL = Counter(_PREFIX + "request_example_count_total", "model")
 EXAMPLE_COUNTS = Histogram(_PREFIX + "request_example_counts", "model", limits=_COUNT_LIMITS)
 WARMUP_RECORDS = Counter(_PREFIX + "model_warmup_records_read", "model_path", "status")
 WARMUP_LATENCY = Histogram(_PREFIX + "model_warmup_latency", "model_path", "status")
-WRAPPED_RUN_COUNT = Counter(_PREFIX + "batching_session:wrapped_run_count")
 LOADS = Counter("jupyter_tfserve_loads_total", "model_name", "version", "status")
 LOAD_SECONDS = Histogram(
     "jupyter_tfserve_load_seconds", "model_name", limits=[0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
@@ -212,6 +230,7 @@ LOG_RECORDS = Counter("jupyter_tfserve_request_log_records_total", "model_name",
 SIGNATURE_LATENCY = Histogram("jupyter_tfserve_run_microseconds", "model_name", "version", "signature")
 QUEUE_TIME = Histogram("jupyter_tfserve_queue_microseconds", "model_name", "version", "signature")
 BATCH_SIZE = Histogram("jupyter_tfserve_batch_size", "model_name", "version", "signature", limits=_COUNT_LIMITS[:14])
+WRAPPED_RUN_COUNT = _Observations(_PREFIX + "batching_session:wrapped_run_count", BATCH_SIZE)
 
 ALL: list[_Metric] = [
     REQUEST_COUNT,
