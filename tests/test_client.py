@@ -75,6 +75,11 @@ def client(server: Scripted) -> Iterator[Client]:
         (lambda c: c.set_policy("a", {"all": {}}), ("PUT", "/api/models/a/policy", {"all": {}})),
         (lambda c: c.set_batching("a", {"mode": None}), ("PUT", "/api/models/a/batching", {"mode": None})),
         (lambda c: c.set_labels("a", {"x": None}), ("PATCH", "/api/models/a/labels", {"x": None})),
+        (lambda c: c.devices(), ("GET", "/api/devices", None)),
+        (
+            lambda c: c.set_device("a", {"device": "gpu:1"}, timeout=2.5),
+            ("PUT", "/api/models/a/device?timeout=2.5", {"device": "gpu:1"}),
+        ),
         (lambda c: c.server({"action": "stop"}), ("POST", "/api/server", {"action": "stop"})),
         (lambda c: c.abort_upload("id"), ("DELETE", "/api/uploads/id", None)),
         (lambda c: c.finish_upload("id"), ("POST", "/api/uploads/id", None)),

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -25,9 +26,10 @@ from prometheus_client import REGISTRY
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.netutil import bind_unix_socket
-from traitlets import Bool, Float, Int, List, TraitError, Unicode, default
+from traitlets import Bool, Enum, Float, Int, List, TraitError, Unicode, default
 
-from ..api import Event
+from ..api import DeviceList, Event
+from ..devices import Devices
 from ..store import Store, StoreError, write_atomically
 from ..supervisor import Settings, StartError, Supervisor, Tls
 from . import metrics
@@ -102,6 +104,21 @@ class TFServe(ExtensionApp):
         Unicode(),
         help="""More flags for the model server, as tensorflow_model_server takes them (`tfserve --help`): for example
         ["--enable_batching", "--tensorflow_intra_op_parallelism=4"].""",
+    ).tag(config=True)
+
+    isolation = Enum(
+        ["none", "device", "model", "version"],
+        "device",
+        help="""What has a model server process of its own: each device in use, each model on it, or each version of it.
+        Where the CPU is the only device, "device" is one process. "none" is always one process.""",
+    ).tag(config=True)
+
+    workers = Enum(
+        ["auto", "always"],
+        "auto",
+        help="""Whether models are in processes of their own, apart from the one with the ports, also where the CPU is
+        the only device: "always" costs some speed; a model that crashes then takes down only what shares its
+        process.""",
     ).tag(config=True)
 
     start_timeout = Float(
@@ -192,13 +209,15 @@ class TFServe(ExtensionApp):
                 open_ports=self.allow_unauthenticated_loopback,
                 knows_callers=self.hub is not None,
                 tls=self._tls(),
-                flags=tuple(self.model_server_flags),
+                flags=(f"--isolation={self.isolation}", f"--workers={self.workers}", *self.model_server_flags),
+                isolate=("--workers=always",),
                 start_timeout=self.start_timeout,
                 hang_timeout=self.hang_timeout,
                 drain_timeout=self.drain_timeout,
             ),
             self._on_supervisor,
         )
+        self._devices = Devices()
         self.forwarder = Forwarder(self.supervisor.socket)
         # Of its own, so that calls that wait for a model to load take no predictions' places.
         self.management_forwarder = Forwarder(self.supervisor.socket)
@@ -280,6 +299,13 @@ class TFServe(ExtensionApp):
         """A prediction was asked for. Management calls and polling do not count."""
         if self._activity_counts():
             self.server.web_app.settings["last_activity_times"][self.name] = utcnow()
+
+    def device_list(self) -> DeviceList:
+        """The devices of this machine while no model server could tell; waits."""
+        python = self.supervisor.info()["python"] or sys.executable
+        if python != self._devices.python:  # it is that one's TensorFlow that matters
+            self._devices = Devices(python)
+        return self._devices.message()
 
     def _activity_counts(self) -> bool:
         settings = self.server.web_app.settings

@@ -249,6 +249,31 @@ class BatchingHandler(ManagementHandler):
         await self.hand_on()
 
 
+class DeviceHandler(ManagementHandler):
+    """Where a model is served."""
+
+    @web.authenticated
+    @authorized("write", AUTH_RESOURCE)
+    async def put(self, name: str) -> None:
+        """A `PlacementRequest`."""
+        await self.hand_on()
+
+
+class DevicesHandler(ManagementHandler):
+    """The devices, also while no model server runs."""
+
+    @web.authenticated
+    @authorized("read", AUTH_RESOURCE)
+    async def get(self) -> None:
+        """A `DeviceList`."""
+        if self.tfserve.supervisor.running:
+            with contextlib.suppress(Refuse):  # it ended this moment
+                await self.hand_on()
+                return
+        self.set_status(200)
+        self.finish(json.dumps(await self.in_thread(self.tfserve.device_list)))
+
+
 class LabelsHandler(ManagementHandler):
     """The labels of a model."""
 
@@ -340,10 +365,13 @@ class LogsHandler(ManagementHandler):
     @web.authenticated
     @authorized("read", AUTH_RESOURCE)
     async def get(self) -> None:
-        """The last ``?lines=N``."""
+        """The last ``?lines=N``; with ``process=ID`` a worker's, which the process with the ports has."""
         lines = self.get_query_argument("lines", "200")
         if not lines.isdigit() or not 0 < int(lines) <= _MAX_LOG_LINES:
             raise Refuse(400, f"'lines' is a number from 1 to {_MAX_LOG_LINES}.")
+        if self.get_query_argument("process", "server") != "server":
+            await self.hand_on()
+            return
         tail = await self.in_thread(self.tfserve.supervisor.log_tail, int(lines))
         self.finish(tail, set_content_type="text/plain; charset=utf-8")
 
@@ -420,7 +448,9 @@ default_handlers: list[tuple[str, type[ManagementHandler]]] = [
     (r"/tfserve/api/models/([^/]+)", ModelHandler),
     (r"/tfserve/api/models/([^/]+)/policy", PolicyHandler),
     (r"/tfserve/api/models/([^/]+)/batching", BatchingHandler),
+    (r"/tfserve/api/models/([^/]+)/device", DeviceHandler),
     (r"/tfserve/api/models/([^/]+)/labels", LabelsHandler),
+    (r"/tfserve/api/devices", DevicesHandler),
     (r"/tfserve/api/config", ConfigHandler),
     (r"/tfserve/api/events", EventsHandler),
     (r"/tfserve/api/server", ServerHandler),

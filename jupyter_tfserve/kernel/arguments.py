@@ -28,7 +28,9 @@ class Verb:
     behind: frozenset[str] = frozenset()  #: words that may stand behind the options as well
 
 
-_REGISTER = frozenset({"--version", "--label", "--signature", "--example", "--keep"})
+_REGISTER = frozenset(
+    {"--version", "--label", "--signature", "--example", "--keep", "--device", "--replicas", "--memory-limit"}
+)
 
 VERBS: Mapping[str, Verb] = {
     "status": Verb("%tfserve status [NAME]", most=1),
@@ -50,12 +52,18 @@ VERBS: Mapping[str, Verb] = {
         most=2,
         behind=frozenset({"on", "auto", "off"}),
     ),
+    "device": Verb(
+        "%tfserve device NAME [cpu | gpu:0 | auto] [--replicas N] [--memory-limit 4G]",
+        values=frozenset({"--replicas", "--memory-limit"}),
+        most=2,
+    ),
+    "devices": Verb("%tfserve devices", most=0),
     "unload": Verb("%tfserve unload NAME", most=1),
     "remove": Verb("%tfserve remove NAME", most=1),
     "start": Verb("%tfserve start", most=0),
     "stop": Verb("%tfserve stop", most=0),
     "restart": Verb("%tfserve restart", most=0),
-    "logs": Verb("%tfserve logs [--lines N]", values=frozenset({"--lines"}), most=0),
+    "logs": Verb("%tfserve logs [--lines N] [--process ID]", values=frozenset({"--lines", "--process"}), most=0),
     "share": Verb(
         "%tfserve share NAME [--with USER | --link | --key] [--expires 7d] [--rate 100/s] [--concurrency N] "
         "[--version N | --label L] [--note TEXT] [--notebook FILE]",
@@ -70,7 +78,7 @@ VERBS: Mapping[str, Verb] = {
     "config": Verb("%tfserve config   (%%tfserve config sets it)", most=0),
     "register": Verb(
         "%tfserve [register] NAME OBJECT [--version N] [--label L] [--signature NAME[=EXPR]] [--example EXPR] "
-        "[--keep N]",
+        "[--keep N] [--device D] [--replicas N] [--memory-limit 4G]",
         values=_REGISTER,
     ),
 }

@@ -13,10 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..api import BatchingRequest, ModelStatus, Policy, ServerInfo, ShareKind, ShareRequest, State
+from ..api import (
+    BatchingRequest,
+    DeviceList,
+    ModelStatus,
+    PlacementRequest,
+    Policy,
+    ServerInfo,
+    ShareKind,
+    ShareRequest,
+    State,
+)
 from ..client import Client, TFServeError
 from ..store import Store
-from . import lineage, render
+from . import devices, lineage, render
+from .devices import DeviceReport
 from .export import read_example
 from .outcomes import Address, ModelReport, Overview, Registered
 from .registering import Wish, register
@@ -111,6 +122,7 @@ class Endpoint(ABC):
         example: Any = None,
         policy: Policy | None = None,
         keep: int | None = None,
+        placement: PlacementRequest | None = None,
         expression: str = "",
         progress: Progress = _silent,
     ) -> Registered:
@@ -120,10 +132,11 @@ class Endpoint(ABC):
         SavedModel (copied) or of a folder of versions (served in place); None serves again what the store holds.
         `version` defaults to the Unix time. `labels` move to the version once it answers. `signatures` are names of
         methods, or a dict of functions by name. `example` is an input: a batch of rows, or a dict or tuple of them.
-        `policy` says which versions are served, `keep` how many stay on disk (0: all).
+        `policy` says which versions are served, `keep` how many stay on disk (0: all), `placement` where it is served:
+        ``{"device": "gpu:1"}``.
         """
         named = signatures if isinstance(signatures, Mapping) else dict.fromkeys(signatures or ())
-        wish = Wish(version, tuple(labels), named, example, policy, keep, expression)
+        wish = Wish(version, tuple(labels), named, example, policy, keep, expression, placement)
         return register(self, name, obj, wish, progress)
 
     def predict(
@@ -184,6 +197,40 @@ class Endpoint(ABC):
         goes back to the default.
         """
         return self.client.set_batching(name, request)
+
+    def devices(self) -> DeviceReport:
+        """The CPU and the GPUs: memory, load, what is served there, and why TensorFlow cannot use one. It has
+        `devices`, a list of `api.Device`.
+        """
+        return devices.report(self._device_list())
+
+    def _device_list(self) -> DeviceList:
+        return self.client.devices()
+
+    def set_device(
+        self,
+        name: str,
+        device: str = "",
+        *,
+        replicas: int | None = None,
+        memory_limit: int | None = None,
+        progress: Progress = _silent,
+    ) -> ModelStatus:
+        """Move a model to a device ("cpu", "gpu:1", "auto"), or say how many processes have it, or how many bytes of
+        GPU memory it may use; what is left out stays. It serves all the time; returns when it is there.
+        """
+        request = PlacementRequest()
+        if device:
+            request["device"] = device
+        if replicas is not None:
+            request["replicas"] = replicas
+        if memory_limit is not None:
+            request["memory_limit"] = memory_limit
+        return self.place(name, request, progress)
+
+    def place(self, name: str, request: PlacementRequest, progress: Progress = _silent) -> ModelStatus:
+        """The same as a request of the management API, where a memory limit can be taken away by None."""
+        return devices.move(self.client, name, request, progress)
 
     def unload(self, name: str) -> None:
         """Stop serving a model; its files stay in the store."""

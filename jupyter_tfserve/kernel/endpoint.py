@@ -14,8 +14,9 @@ from pathlib import Path
 
 from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
 
-from ..api import ServerInfo, ServerRequest, State
+from ..api import DeviceList, ServerInfo, ServerRequest, State
 from ..client import Client
+from ..devices import Devices
 from ..store import Store
 from ..supervisor import Settings, Supervisor
 from .base import Endpoint
@@ -125,7 +126,15 @@ class OwnedEndpoint(Endpoint):
         self._runtime = runtime or Path(jupyter_runtime_dir()) / f"tfserve-kernel-{os.getpid()}"
         _sweep(self._runtime.parent)
         with plain_errors(self._runtime):
-            self._supervisor = Supervisor(Settings(store=self._store, runtime_dir=self._runtime, drain_timeout=_DRAIN))
+            self._supervisor = Supervisor(
+                Settings(
+                    store=self._store,
+                    runtime_dir=self._runtime,
+                    drain_timeout=_DRAIN,
+                    flags=("--isolation=device",),
+                    isolate=("--workers=always",),
+                )
+            )
         self._client = Client(socket=self._supervisor.socket)
         self._stopped = False
         self._owner = os.getpid()
@@ -158,6 +167,11 @@ class OwnedEndpoint(Endpoint):
         if not self._stopped and (self._supervisor.running or self._store.has_models):
             return State({**self.client.state(), "server": self.info()})
         return State(server=self.info(), versions={}, models=[], processes=[], stored=self._store.names())
+
+    def _device_list(self) -> DeviceList:
+        if self._supervisor.running:
+            return self._client.devices()
+        return Devices().message()  # a list of devices starts nothing
 
     def info(self) -> ServerInfo:
         """What the supervisor knows."""

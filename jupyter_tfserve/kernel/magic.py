@@ -14,9 +14,10 @@ from IPython.core.error import TryNext
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
 
-from ..api import BatchingRequest, Policy, ShareKind
+from ..api import BatchingRequest, PlacementRequest, Policy, ShareKind
 from ..client import TFServeError
 from .arguments import VERBS, Line, UsageError, names, parse, split, unknown, whole_number
+from .devices import placed_text, size
 from .endpoint import Endpoint, connect
 from .errors import KernelError, plain_errors
 from .expressions import evaluate, expand, expanded, find_object
@@ -78,11 +79,15 @@ class TFServeMagics(Magics):
             %tfserve versions NAME --latest 2 | --all | --only 3 4     which versions are served
             %tfserve batching NAME [on | auto | off]       how requests are merged, and of which signatures; options:
                 --max-batch-size N --timeout MICROS --threads N --queue N --allowed-sizes 2,4,8 (or `default`)
+            %tfserve device NAME gpu:1  move it to another device, while it serves; options: --replicas N
+                --memory-limit 4G (or `none`); without a device: where it is
+            %tfserve devices            the CPU and the GPUs, their memory, and what is served there
             %tfserve unload NAME        stop serving; the files stay, `%tfserve register NAME` serves them again
             %tfserve remove NAME        stop serving and delete the files
             %tfserve share NAME [--with USER | --link | --key]   let somebody predict, and nothing else
             %tfserve shares             who may; %tfserve unshare ID  ends it
-            %tfserve start | stop | restart | logs [--lines 50]        the model server process
+            %tfserve start | stop | restart            the model server process
+            %tfserve logs [--lines 50] [--process ID]   its log, or a worker's
             %tfserve register NAME OBJECT     the long form, for a NAME that is a verb
 
         OBJECT is a Python expression or a path: a Keras model, a tf.Module, a tf.function, a Python function of tensors
@@ -92,6 +97,7 @@ class TFServeMagics(Magics):
             --label L               a label for the new version (repeatable)
             --version N             its number; default: the Unix time
             --keep N                how many versions stay on disk; 0, the default, keeps all
+            --device D, --replicas N, --memory-limit 4G     as in `%tfserve device`
             --signature NAME[=EXPR] export this method, or this function under this name (repeatable)
 
         NAME, --version and --label may be written as {expression} or $variable.
@@ -122,6 +128,8 @@ class TFServeMagics(Magics):
             "label": _label,
             "versions": _versions,
             "batching": _batching,
+            "device": self._device,
+            "devices": _devices,
             "unload": _unload,
             "remove": _remove,
             "start": _start,
@@ -205,10 +213,21 @@ class TFServeMagics(Magics):
                 signatures=signatures,
                 example=value,
                 keep=whole_number(line.last("--keep"), "--keep"),
+                placement=_placement(line, expanded(line.last("--device"), scope) or ""),
                 expression=written,
                 progress=progress.say,
             )
             progress.become(done)
+
+    def _device(self, endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
+        names(line.words, "device")
+        name = expand(line.words[0], scope)
+        request = _placement(line, expand(line.words[1], scope) if len(line.words) > 1 else "")
+        if not request:
+            show(Said(placed_text(endpoint.client.model(name))))
+            return
+        with ProgressLine(self.shell) as progress:
+            progress.become(Said(placed_text(endpoint.place(name, request, progress.say))))
 
     def _complete(self, _: Any, event: Any) -> list[str]:
         """Verbs, names of models, options, and the user's variables where an object is expected."""
@@ -222,9 +241,16 @@ class TFServeMagics(Magics):
             return [*VERBS, *self._known_names()]
         if len(done) == 1 and done[0] in VERBS and VERBS[verb].most != 0:
             return self._known_names()
+        if (verb == "device" and len(done) == 2) or done[-1:] == ["--device"]:
+            return ["auto", *self._known_devices()]
         if verb in ("register", "predict") and begun.isidentifier():
             return [name for name in self.shell.user_ns if not name.startswith("_")]
         raise TryNext
+
+    def _known_devices(self) -> list[str]:
+        with contextlib.suppress(TFServeError):
+            return [device["id"] for device in connect().devices().devices if device["usable"]]
+        return []
 
     def _known_names(self) -> list[str]:
         with contextlib.suppress(TFServeError):
@@ -309,6 +335,23 @@ def _batching(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
     show(Said(batching_text(status)))
 
 
+def _placement(line: Line, device: str) -> PlacementRequest:
+    request: PlacementRequest = {}
+    if device:
+        request["device"] = device
+    replicas = whole_number(line.last("--replicas"), "--replicas", 1)
+    if replicas is not None:
+        request["replicas"] = replicas
+    limit = line.last("--memory-limit")
+    if limit is not None:
+        request["memory_limit"] = size(limit)
+    return request
+
+
+def _devices(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
+    show(endpoint.devices())
+
+
 def _unload(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
     names(line.words, "unload")
     name = expand(line.words[0], scope)
@@ -344,7 +387,9 @@ def _restart(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
 
 
 def _logs(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
-    text = endpoint.logs(whole_number(line.last("--lines"), "--lines", 1) or 200)
+    lines = whole_number(line.last("--lines"), "--lines", 1) or 200
+    process = expanded(line.last("--process"), scope)
+    text = endpoint.client.logs(lines, process) if process else endpoint.logs(lines)
     sys.stdout.write((text or "The model server has written no log yet.") + "\n")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..api import ModelRequest, ModelStatus, Policy, VersionStatus
+from ..api import ModelRequest, ModelStatus, PlacementRequest, Policy, VersionStatus
 from ..client import TFServeError
 from ..store import Store, check_name, versions_in
 from . import lineage
@@ -48,6 +48,7 @@ class Wish:
     policy: Policy | None = None
     keep: int | None = None
     expression: str = ""  #: the object as it was written, for the lineage
+    placement: PlacementRequest | None = None
 
 
 def register(endpoint: Endpoint, name: str, obj: Any, wish: Wish, progress: Callable[[str], None]) -> Registered:
@@ -68,6 +69,8 @@ def register(endpoint: Endpoint, name: str, obj: Any, wish: Wish, progress: Call
         request["policy"] = wish.policy
     if wish.keep is not None:
         request["keep_versions"] = wish.keep
+    if wish.placement:
+        request["placement"] = wish.placement
     if store is not None:
         request["python"] = sys.executable
     job = _Job(endpoint, name, wish, began, progress)

@@ -339,6 +339,7 @@ def test_without_a_token_kernels_show_the_key_and_the_authorizer_decides(start_j
         ("PUT", "/tfserve/api/models/m"),
         ("DELETE", "/tfserve/api/models/m"),
         ("PUT", "/tfserve/api/models/m/policy"),
+        ("PUT", "/tfserve/api/models/m/device"),
         ("PATCH", "/tfserve/api/models/m/labels"),
         ("POST", "/tfserve/api/server"),
         ("POST", "/tfserve/api/uploads"),
