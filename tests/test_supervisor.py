@@ -51,7 +51,7 @@ def end_it(supervisor: Supervisor, number: int) -> int:
 
     def gone_on() -> bool:
         info = supervisor.info()
-        return info["state"] == "failed" or (info["state"] == "running" and info["pid"] != pid)
+        return info["state"] == "failed" or (info["state"] == "running" and info["pid"] not in (pid, None))
 
     wait_for("the process to be replaced, or given up", gone_on, 2 * PATIENCE)
     return pid

@@ -42,7 +42,8 @@ from .frontends.admission import Admission, RestPort
 from .frontends.grpc import GrpcOptions, GrpcServer
 from .frontends.grpc_web import PREFIX as GRPC_WEB
 from .frontends.grpc_web import GrpcWeb
-from .frontends.http import Exchange, HttpServer
+from .frontends.http import Exchange
+from .frontends.http_server import HttpServer
 from .frontends.management import EventBus, ManagementApi, model_event, version_event
 from .frontends.rest import RestApi, RestOptions
 from .frontends.services import Services, not_available

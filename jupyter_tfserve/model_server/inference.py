@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .core.batch_queue import Queue
 from .core.batching import Batcher
 from .core.servable import DEFAULT_SIGNATURE, Array, Signature, TensorInfo
 from .errors import Code, ServingError, invalid
@@ -27,6 +28,14 @@ def signature(servable: Batcher, name: str, code: Code = Code.INVALID_ARGUMENT) 
             f"The model has {', '.join(sorted(servable.signatures)) or 'no signature'}.",
         )
     return found
+
+
+def queue(servable: Batcher, name: str, output_filter: Sequence[str], code: Code) -> Queue:
+    """Where requests for a signature and the outputs that are asked for wait; `code` is as of `signature`."""
+    if not output_filter and (whole := servable.whole(name)) is not None:
+        return whole
+    called = signature(servable, name, code)
+    return servable.queue(called, filtered(called, output_filter))
 
 
 def filtered(called: Signature, output_filter: Sequence[str]) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ class Counter(_Metric):
 
     def lines(self, samples: Mapping[Labels, Any]) -> list[str]:
         """A sample for each combination of labels."""
-        return [f"{self._text(labels)} {value:g}" for labels, value in samples.items()]
+        return [f"{self._text(labels)} {value:.15g}" for labels, value in samples.items()]
 
 
 class Distribution:
@@ -206,9 +206,36 @@ class Histogram(_Metric):
                 below += count
                 le = f'le="{limit}"'
                 lines.append(f"{self._text(labels, '_bucket', le)} {below}")
-            lines.append(f"{self._text(labels, '_sum')} {total:g}")
+            lines.append(f"{self._text(labels, '_sum')} {total:.15g}")
             lines.append(f"{self._text(labels, '_count')} {below}")
         return lines
+
+
+class _Observations(_Metric):
+    """Counts what a histogram has seen."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, histogram: Histogram) -> None:
+        super().__init__(name)
+        self._histogram = histogram
+
+    def total(self) -> int:
+        """The histogram's."""
+        return self._histogram.total()
+
+    def samples(self) -> dict[Labels, Any]:
+        """One, if it has seen anything."""
+        total = self.total()
+        return {(): total} if total else {}
+
+    def added(self, one: Any, other: Any) -> Any:
+        """Their sum."""
+        return one + other
+
+    def lines(self, samples: Mapping[Labels, Any]) -> list[str]:
+        """One sample."""
+        return [f"{self.name} {value:.15g}" for value in samples.values()]
 
 
 def _escape(value: str) -> str:
@@ -224,7 +251,6 @@ EXAMPLE_COUNT_TOTAL = Counter(_PREFIX + "request_example_count_total", "model")
 EXAMPLE_COUNTS = Histogram(_PREFIX + "request_example_counts", "model", limits=_COUNT_LIMITS)
 WARMUP_RECORDS = Counter(_PREFIX + "model_warmup_records_read", "model_path", "status")
 WARMUP_LATENCY = Histogram(_PREFIX + "model_warmup_latency", "model_path", "status")
-WRAPPED_RUN_COUNT = Counter(_PREFIX + "batching_session:wrapped_run_count")
 LOADS = Counter("jupyter_tfserve_loads_total", "model_name", "version", "status")
 LOAD_SECONDS = Histogram(
     "jupyter_tfserve_load_seconds", "model_name", limits=[0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
@@ -233,6 +259,7 @@ LOG_RECORDS = Counter("jupyter_tfserve_request_log_records_total", "model_name",
 SIGNATURE_LATENCY = Histogram("jupyter_tfserve_run_microseconds", "model_name", "version", "signature")
 QUEUE_TIME = Histogram("jupyter_tfserve_queue_microseconds", "model_name", "version", "signature")
 BATCH_SIZE = Histogram("jupyter_tfserve_batch_size", "model_name", "version", "signature", limits=_COUNT_LIMITS[:14])
+WRAPPED_RUN_COUNT = _Observations(_PREFIX + "batching_session:wrapped_run_count", BATCH_SIZE)
 
 ALL: list[_Metric] = [
     REQUEST_COUNT,
@@ -259,11 +286,11 @@ OF_RUNS: list[_Metric] = [
     EXAMPLE_COUNTS,
     WARMUP_RECORDS,
     WARMUP_LATENCY,
-    WRAPPED_RUN_COUNT,
     LOG_RECORDS,
     SIGNATURE_LATENCY,
     QUEUE_TIME,
     BATCH_SIZE,
+    WRAPPED_RUN_COUNT,
 ]
 
 #: Samples by the name of their metric, as JSON: pairs of labels and a value.

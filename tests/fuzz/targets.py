@@ -20,7 +20,8 @@ from jupyter_tfserve.model_server import config, config_protos
 from jupyter_tfserve.model_server.codecs import examples, json_numbers, json_tensor, json_text, proto_tensor
 from jupyter_tfserve.model_server.core.servable import Array, Signature, TensorInfo
 from jupyter_tfserve.model_server.errors import ServingError, truncated
-from jupyter_tfserve.model_server.frontends.http import Exchange, HttpServer, Response
+from jupyter_tfserve.model_server.frontends.http import Exchange, Response
+from jupyter_tfserve.model_server.frontends.http_server import HttpServer
 
 #: Elements past which a shape is not filled up: that is a matter of memory, not of reading.
 MANY = 1 << 20
@@ -269,7 +270,7 @@ class _Raised(logging.Handler):
         raise AssertionError(record.getMessage()) from (record.exc_info[1] if record.exc_info else None)
 
 
-logging.getLogger("jupyter_tfserve.model_server.frontends.http").addHandler(_Raised())
+logging.getLogger("jupyter_tfserve.model_server.frontends.http_server").addHandler(_Raised())
 
 _LOOP = asyncio.new_event_loop()
 _DATE = re.compile(rb"Date: [^\r]*")

@@ -18,6 +18,12 @@ _KEPT_PARSER = 4 * 1024 * 1024
 
 _LOCAL = threading.local()
 
+#: How nearly all bodies begin, and where the last quote is of those that have nothing else.
+_USUAL = b'{"instances"'
+_USUAL_QUOTE = len(_USUAL) - 1
+
+_List = simdjson.Array
+
 
 def read(body: bytes) -> Numbers | None:
     """A body with nothing but a list and a signature's name, None if it has anything else or is no JSON."""
@@ -32,34 +38,38 @@ def read(body: bytes) -> Numbers | None:
                 parser = _LOCAL.parser = simdjson.Parser()
             document = parser.parse(body)
         name: Any = ""
-        if _is_all(body, b'"', 2):  # there is one key: asking for the keys takes longer than all else with a small body
-            key = "instances" if body.find(b"instances") >= 0 else "inputs"
+        if body.rfind(b'"') == _USUAL_QUOTE and body.startswith(_USUAL):
+            key = "instances"  # asking for the keys takes longer than all else with a small body
         else:
             keys = list(document.keys())
-            if len(keys) != 2 or "signature_name" not in keys:
+            if len(keys) == 2 and "signature_name" in keys:
+                keys.remove("signature_name")
+                name = document["signature_name"]
+            if len(keys) != 1:
                 return None
-            key = keys[1] if keys[0] == "signature_name" else keys[0]
-            name = document["signature_name"]
+            [key] = keys
         value = document[key]
     except (AttributeError, LookupError, TypeError, ValueError, RuntimeError):
         # No object; or NaN, text after the object, an error, ...: the slow path knows.
         return None
-    if key not in ("instances", "inputs") or type(value) is not simdjson.Array or type(name) is not str:
+    if type(value) is not _List or key not in ("instances", "inputs") or type(name) is not str:
         return None
     return Numbers(body, value, key == "instances", name)
 
 
+_DOUBLE, _INT64, _UINT64 = np.dtype(np.float64), np.dtype(np.int64), np.dtype(np.uint64)
+
 #: How simdjson is to read the numbers of a type (double, int64, uint64), and the range that they must be in.
-_NUMBERS: dict[str, tuple[str, type[np.generic], tuple[int, int] | None]] = {
-    "float": ("d", np.float64, None),
-    "double": ("d", np.float64, None),
-    "int8": ("i", np.int64, (-(2**31), 2**31 - 1)),
-    "int16": ("i", np.int64, (-(2**31), 2**31 - 1)),
-    "int32": ("i", np.int64, (-(2**31), 2**31 - 1)),
-    "uint8": ("i", np.int64, (-(2**31), 2**31 - 1)),
-    "int64": ("i", np.int64, None),
-    "uint32": ("i", np.int64, (0, 2**32 - 1)),
-    "uint64": ("u", np.uint64, None),
+_NUMBERS: dict[str, tuple[str, np.dtype[Any], tuple[int, int] | None]] = {
+    "float": ("d", _DOUBLE, None),
+    "double": ("d", _DOUBLE, None),
+    "int8": ("i", _INT64, (-(2**31), 2**31 - 1)),
+    "int16": ("i", _INT64, (-(2**31), 2**31 - 1)),
+    "int32": ("i", _INT64, (-(2**31), 2**31 - 1)),
+    "uint8": ("i", _INT64, (-(2**31), 2**31 - 1)),
+    "int64": ("i", _INT64, None),
+    "uint32": ("i", _INT64, (0, 2**32 - 1)),
+    "uint64": ("u", _UINT64, None),
 }
 
 #: What is not the structure of nested lists.
@@ -92,9 +102,10 @@ class Numbers:
         if len(signature.inputs) != 1:
             return None
         [info] = signature.inputs.values()
-        if info.dtype not in _NUMBERS:
+        how = _NUMBERS.get(info.dtype)
+        if how is None:
             return None
-        code, dtype, limits = _NUMBERS[info.dtype]
+        code, dtype, limits = how
         try:
             flat = np.frombuffer(value.as_buffer(of_type=code), dtype)
         except (TypeError, ValueError):  # something that is no number of this type
@@ -102,36 +113,28 @@ class Numbers:
         shape = _shape(value, flat.size, self.body)
         if shape is None or (limits and not (limits[0] <= flat.min() and flat.max() <= limits[1])):
             return None
-        if info.numpy != dtype:
+        if info.numpy is not dtype:
             # What a float cannot hold is infinity, as in TF Serving; `quiet_numpy` keeps numpy from warning of it.
             flat = flat.astype(info.numpy)
         return flat if len(shape) == 1 else flat.reshape(shape)
 
 
-def _is_all(body: bytes, character: bytes, count: int) -> bool:
-    """Whether a body has a character exactly so many times; quicker than `count` where they are few."""
-    at = -1
-    for _ in range(count):
-        at = body.find(character, at + 1)
-        if at < 0:
-            return False
-    return body.find(character, at + 1) < 0
-
-
 def _shape(value: Any, size: int, body: bytes) -> tuple[int, ...] | None:
     """The shape of a nested list of so many numbers; None where it is ragged or cannot be told at once."""
-    shape: tuple[int, ...] = (len(value),)
+    length = len(value)
+    shape: tuple[int, ...] = (length,)
     product = 1
-    while shape[-1] and type(inner := value[0]) is simdjson.Array:
-        product *= shape[-1]
+    while length and type(inner := value[0]) is _List:
+        product *= length
         value = inner
-        shape += (len(value),)
+        length = len(value)
+        shape += (length,)
         if len(shape) > MAX_DIMENSIONS:
             return None
-    if product * shape[-1] != size or not size:
+    if product * length != size or not size:
         return None
     if product == 1:  # lists of one list: nothing is ragged if there is no other list
-        return shape if _is_all(body, b"[", len(shape)) else None
+        return shape if len(body.split(b"[", len(shape) + 1)) == len(shape) + 1 else None
     structure = body.translate(None, _NOT_STRUCTURE)
     start = structure.find(b"[")
     return shape if structure[start : structure.rfind(b"]") + 1] == _structure(shape) else None

@@ -366,6 +366,8 @@ def encode_rows(outputs: Sequence[Array], signature: Signature) -> bytes:
     """``{"predictions": [...]}``: a value for each row, or an object where there are several outputs. `outputs` are all
     of the signature's, in its order.
     """
+    if len(outputs) == 1 and (text := _plain_numbers(outputs[0])) is not None:
+        return b'{\n    "predictions": ' + text + b"\n}"
     count: int | None = None
     for name, array in zip(signature.outputs, outputs, strict=True):
         _check_written(name, signature)
@@ -384,6 +386,8 @@ def encode_rows(outputs: Sequence[Array], signature: Signature) -> bytes:
 
 def encode_columns(outputs: Sequence[Array], signature: Signature) -> bytes:
     """``{"outputs": ...}``: a value, or an object where there are several outputs."""
+    if len(outputs) == 1 and (text := _plain_numbers(outputs[0])) is not None:
+        return b'{\n    "outputs": ' + text + b"\n}"
     for name in signature.outputs:
         _check_written(name, signature)
     if len(outputs) == 1:
@@ -412,15 +416,25 @@ def _check_written(name: str, signature: Signature) -> None:
         raise invalid(f"Failed to write JSON value for tensor type: {dtype}")
 
 
+#: numpy's characters for the types whose arrays orjson writes as they are to be written.
+_PLAIN = frozenset("fdbhilqBILQ?")
+
+
+def _plain_numbers(array: Array) -> bytes | None:
+    """Numbers as JSON: any text that reads back as the same values. None where it takes more than orjson."""
+    if array.dtype.char not in _PLAIN or not array.ndim:
+        return None
+    try:
+        text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
+    except TypeError:  # its values do not lie one behind the other
+        text = orjson.dumps(np.ascontiguousarray(array), option=orjson.OPT_SERIALIZE_NUMPY)
+    return None if b"n" in text else text  # what is not finite would be null
+
+
 def _write(name: str, array: Array) -> bytes:
     """One output's value as JSON: any text that reads back as the same values."""
-    if array.ndim and array.dtype != object:
-        if not array.flags.c_contiguous:
-            array = np.ascontiguousarray(array)
-        text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
-        if array.dtype.kind != "f" or b"n" not in text:  # what is not finite would be null
-            return text
-    return _dumps(_listed(name, array))
+    text = _plain_numbers(array)
+    return _dumps(_listed(name, array)) if text is None else text
 
 
 def _has_non_finite(array: Array) -> bool:

@@ -10,7 +10,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from ..core.servable import Array, Signature
 from ..errors import Code, ServingError
-from ..inference import takes
+from ..inference import complete, takes
 from . import proto_tensor
 
 
@@ -22,12 +22,16 @@ def parse(payload: bytes, code: Code = Code.INTERNAL) -> Any:
         raise ServingError(code, "The request is no tensorflow.serving.PredictRequest") from None
 
 
-def inputs(request: Any, signature: Signature) -> dict[str, Array]:
-    """The tensors of a PredictRequest. Raises ServingError with the name of one that is malformed, and what the
-    signature takes there.
+def inputs(request: Any, signature: Signature) -> list[Array]:
+    """The tensors of a PredictRequest in the signature's order, defaults filled in. Raises ServingError with the name
+    of one that is malformed or does not fit, and what the signature takes there.
     """
     tensors = request.inputs
-    arrays = {}
+    if len(tensors) == len(signature.inputs):
+        fitting = _fitting(tensors, signature)
+        if fitting is not None:
+            return fitting
+    arrays: dict[str, Array] = {}
     for name in tensors:
         try:
             arrays[name] = proto_tensor.decode(tensors[name], name)
@@ -35,6 +39,23 @@ def inputs(request: Any, signature: Signature) -> dict[str, Array]:
             if name not in signature.inputs:
                 raise
             raise ServingError(error.code, error.message, takes(name, signature.inputs[name])) from None
+    fed = complete(signature, arrays)
+    return [fed[name] for name in signature.inputs]
+
+
+def _fitting(tensors: Any, signature: Signature) -> list[Array] | None:
+    """The tensors of a request with which all is well: nothing to be filled in, nothing to be refused. Else None."""
+    arrays = []
+    for name, info in signature.inputs.items():
+        if name not in tensors:
+            return None
+        try:
+            array = proto_tensor.decode(tensors[name], name)
+        except ServingError:
+            return None
+        if array.dtype is not info.numpy and array.dtype != info.numpy:
+            return None
+        arrays.append(array)
     return arrays
 
 

@@ -102,11 +102,16 @@ def decode(tensor: tensor_pb2.TensorProto, name: str) -> Array:
         )
         raise _malformed(name, f"its dtype is {kind}")
     declared = tensor.tensor_shape
-    shape = [] if declared.unknown_rank else [dim.size for dim in declared.dim]
+    shape: list[int] = []
     count = 1
-    for size in shape:
-        count *= size
-    if len(shape) > MAX_DIMENSIONS or count > _MAX_ELEMENTS or (shape and min(shape) < 0):
+    is_proper = True
+    if not declared.unknown_rank:
+        for dim in declared.dim:
+            size = dim.size
+            shape.append(size)
+            count *= size
+            is_proper &= size >= 0
+    if not is_proper or count > _MAX_ELEMENTS or len(shape) > MAX_DIMENSIONS:
         raise _malformed(name, f"its shape is {shape}")
     array = _flat(tensor, dtype, count, name)
     try:
@@ -117,8 +122,8 @@ def decode(tensor: tensor_pb2.TensorProto, name: str) -> Array:
 
 def _flat(tensor: tensor_pb2.TensorProto, dtype: np.dtype[Any], count: int, name: str) -> Array:
     """Its values, `count` of them."""
-    if tensor.tensor_content:
-        return _content(tensor.tensor_content, dtype, count, name)
+    if content := tensor.tensor_content:  # looked at once: each look is a copy
+        return _content(content, dtype, count, name)
     field, read = _FIELDS[tensor.dtype]
     values = getattr(tensor, field)
     array = read(values[: 2 * count] if len(values) > 2 * count else values, dtype)

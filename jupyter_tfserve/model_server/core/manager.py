@@ -134,10 +134,10 @@ class Manager:
         asked = f"Latest({name})" if number is None else f"Specific({name}, {number})"
         raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
 
-    def release(self, version: Version) -> None:
-        """The request is done."""
+    def release(self, version: Version, count: int = 1) -> None:
+        """The request is done; or so many, which were acquired one by one."""
         with self._lock:
-            version.in_flight -= 1
+            version.in_flight -= count
             if not version.in_flight and version.state == "UNLOADING":
                 self._unload_pool.submit(self._unload, version)
 

@@ -143,9 +143,9 @@ class _Admitted(Exchange):
         self._request = request
         self._end: Callable[[], None] | None = end
 
-    def respond(self, response: Response) -> None:
+    def respond(self, reply: Response | bytes) -> None:
         self._leave()
-        self._request.respond(response)
+        self._request.respond(reply)
 
     def _leave(self) -> None:
         end, self._end = self._end, None

@@ -1,8 +1,8 @@
 """gRPC by pygrpc-native: HTTP/2 and gRPC are read and written by threads in Rust, which hand over what has arrived in
 bursts. Carries `services.py`; what it cannot (streams, so health's Watch and reflection) it hands on to grpcio.
 
-Of a burst, predictions are decoded one after the other and run together at its end (`core/batching.py`); all else has
-a thread of the pool to itself.
+Of a burst, predictions are decoded one after the other and run together at its end (`core/batch_queue.py`); all else
+has a thread of the pool to itself.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pygrpc_native import EVENT_CALL, NativeGrpcFront
 from ...grants import Grant
 from ..asking import Asked
 from ..auth import Bearers
-from ..core.batching import run_here
 from ..core.pools import ModelPools
+from ..core.tasks import run_here
 from ..errors import Code, ServingError, pushback, truncated
 from .admission import Admission, model_of
 from .services import PREDICTION_SERVICE, Call, Method, Services
@@ -57,6 +57,7 @@ class NativeTransport:
         """Bind; `arguments` has names of `ARGUMENTS`. Raises OSError if the port is taken."""
         self._services = services
         self._bearers = bearers
+        self._is_guarded = bool(bearers)
         self._admission = Admission(bearers)
         self._pools = pools
         methods = {
@@ -127,7 +128,7 @@ class NativeTransport:
         if self._stopping:
             call.fail(ServingError(Code.UNAVAILABLE, "The server is shutting down."))
             return
-        if self._bearers:
+        if self._is_guarded:
             sent = next((value for key, value in metadata if key == "authorization"), "")
             try:
                 call.grant = grant = self._bearers.caller(sent if isinstance(sent, str) else "")
@@ -204,7 +205,8 @@ class _NativeCall(Call):
     __slots__ = ("_id", "_transport", "cancelled", "grant")
 
     def __init__(self, payload: bytes, deadline: float | None, call_id: int, transport: NativeTransport) -> None:
-        super().__init__(payload, deadline)
+        self.payload = payload
+        self.deadline = deadline
         self._id = call_id
         self._transport = transport
         self.grant: Grant | None = None  #: what its caller may do; None for the owner

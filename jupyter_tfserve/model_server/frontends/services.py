@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tensorflow_serving.apis import (
@@ -24,10 +24,12 @@ from tensorflow_serving.apis import (
 from .. import inference, metrics
 from ..codecs import examples, predict_message, prediction_log
 from ..config import Config, to_models
-from ..core.batching import Task, Turn, run_here
+from ..core.batch_queue import Queue
 from ..core.manager import Version
-from ..core.servable import DEFAULT_SIGNATURE, Array, Signature
+from ..core.policy import LoggingConfig
+from ..core.servable import DEFAULT_SIGNATURE, Array
 from ..core.server_core import ServerCore
+from ..core.tasks import Task, Turn, run_here
 from ..errors import Code, ServingError, invalid
 from ..request_log import RequestLogs
 from .profiler import PROFILER_SERVICE, ProfilerService
@@ -79,10 +81,11 @@ class Services:
         reload: Callable[[Config], object] | None = None,
         profiler: ProfilerService | None = None,
     ) -> None:
-        self._core = core
-        self._as_tensor_content = as_tensor_content
+        self.core = core
+        self.as_tensor_content = as_tensor_content
         self._check_method_names = check_method_names
         self._logs = logs or RequestLogs()
+        self._metrics: dict[str, tuple[metrics.Distribution, metrics.Count]] = {}  # of models that were served
         self._reload = reload or (lambda config: core.reload(to_models(config)))
         self._profiler = profiler
 
@@ -111,53 +114,36 @@ class Services:
 
     def start_predict(self, call: Call, turn: Turn, here: bool = False) -> None:
         """PredictionService/Predict: decode, and wait for the run without waiting here. What goes wrong is the call's
-        answer; `turn` and `here` are those of `core.batching.Queue.submit`.
+        answer; `turn` and `here` are those of `core.batch_queue.Queue.submit`.
         """
         task = _Prediction(self, call)
         try:
             task.request = request = predict_message.parse(call.payload)
-            call.payload = b""
-            if not request.HasField("model_spec"):
+            asked = request.model_spec
+            task.model = asked.name
+            if not task.model and not request.HasField("model_spec"):
                 raise invalid("Missing ModelSpec")
-            task.asked = request.model_spec
-            task.version = version = self._core.acquire(*_spec(task.asked))
-            signature = inference.signature(version.loaded, task.asked.signature_name, Code.FAILED_PRECONDITION)
-            fed = inference.complete(signature, predict_message.inputs(request, signature))
-            task.signature = signature
-            task.inputs = [fed[name] for name in signature.inputs]
-            task.outputs = inference.filtered(signature, request.output_filter)
-            version.loaded.queue(signature, task.outputs).submit(task, turn, here)
+            name, number, label = _spec(asked)
+            # From here on it is known who answers; the payload is still as it came.
+            task.version = version = self.core.acquire(name, number, label)
+            call.payload = b""
+            queue = inference.queue(
+                version.loaded, asked.signature_name, request.output_filter, Code.FAILED_PRECONDITION
+            )
+            task.inputs = predict_message.inputs(request, queue.signature)
+            task.queue = queue
+            queue.submit(task, turn, here)
         except ServingError as error:
             task.failed(error)
         except Exception:
             log.exception("A gRPC request failed")
             task.failed(ServingError(Code.INTERNAL, "Internal error"))
 
-    def finish_predict(self, task: _Prediction, outputs: list[Array]) -> bytes:
-        """The reply of a prediction that has run."""
-        assert task.version is not None
-        model = task.version.model
-        spec = (model, task.version.number, task.signature.name)
-        reply = predict_message.response(spec, task.outputs, outputs, self._as_tensor_content)
-        request = task.request
-        config = self._core.logging(model)
-        if config is not None:
-            self._logs.offer(
-                model,
-                config,
-                lambda rate: prediction_log.record("predict", request, predict_message.reply(reply), rate),
-            )
-        return reply
-
-    def release(self, version: Version) -> None:
-        """A prediction needs its version no more."""
-        self._core.manager.release(version)
-
     def classify(self, payload: bytes, deadline: float | None) -> bytes:
         """PredictionService/Classify."""
         request = _parse(classification_pb2.ClassificationRequest, payload)
         response = classification_pb2.ClassificationResponse()
-        with _Counted(request, "Classify") as spec, self._core.use(*spec) as version:
+        with _Counted(request, "Classify") as spec, self.core.use(*spec) as version:
             batch = examples.from_input(request.input)
             metrics.count_examples(version.model, len(batch))
             self._classify(version, request.model_spec.signature_name, batch, deadline, response.result, "Classify")
@@ -169,7 +155,7 @@ class Services:
         """PredictionService/Regress."""
         request = _parse(regression_pb2.RegressionRequest, payload)
         response = regression_pb2.RegressionResponse()
-        with _Counted(request, "Regress") as spec, self._core.use(*spec) as version:
+        with _Counted(request, "Regress") as spec, self.core.use(*spec) as version:
             batch = examples.from_input(request.input)
             metrics.count_examples(version.model, len(batch))
             self._regress(version, request.model_spec.signature_name, batch, deadline, response.result, "Regress")
@@ -197,7 +183,7 @@ class Services:
             seen.add(task.model_spec.signature_name)
         batch = examples.from_input(request.input)
         response = inference_pb2.MultiInferenceResponse()
-        with self._core.use(*_spec(request.tasks[0].model_spec)) as version:
+        with self.core.use(*_spec(request.tasks[0].model_spec)) as version:
             metrics.count_examples(version.model, len(batch))
             for task in request.tasks:
                 result = response.results.add()
@@ -214,8 +200,26 @@ class Services:
         self._log("multi_inference", version.model, request, response)
         return bytes(response.SerializeToString())
 
+    def metrics_of(self, model: str) -> tuple[metrics.Distribution, metrics.Count]:
+        """The latencies of a model's predictions, and how many there were."""
+        found = self._metrics.get(model)
+        if found is None:
+            found = self._metrics[model] = (
+                metrics.REQUEST_LATENCY.child(model, "Predict", "GRPC"),
+                metrics.REQUEST_COUNT.child(model, "OK"),
+            )
+        return found
+
+    def log_prediction(self, request: Any, reply: bytes, config: LoggingConfig) -> None:
+        """Offer a prediction, whose reply is serialized, to its model's log."""
+        self._logs.offer(
+            request.model_spec.name,
+            config,
+            lambda rate: prediction_log.record("predict", request, predict_message.reply(reply), rate),
+        )
+
     def _log(self, kind: str, model: str, request: Any, response: Any) -> None:
-        config = self._core.logging(model)
+        config = self.core.logging(model)
         self._logs.offer(model, config, lambda rate: prediction_log.record(kind, request, response, rate))
 
     def _classify(
@@ -242,7 +246,7 @@ class Services:
                 raise invalid(f"Metadata field {field} is not supported")
         name, number, label = _spec(request.model_spec)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
-        with self._core.use(name, number, label) as version:
+        with self.core.use(name, number, label) as version:
             signatures = get_model_metadata_pb2.SignatureDefMap.FromString(version.loaded.signature_def_map)
             response.model_spec.version.value = version.number
         response.model_spec.name = name
@@ -255,13 +259,13 @@ class Services:
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
         name = request.model_spec.name
-        versions = self._core.manager.versions(name)
+        versions = self.core.manager.versions(name)
         if request.model_spec.WhichOneof("version_choice") == "version":
             number = request.model_spec.version.value
             versions = [version for version in versions if version.number == number]
             if not versions:
                 raise ServingError(Code.NOT_FOUND, f"Could not find version {number} of model {name}")
-        if not versions and name not in self._core.models:
+        if not versions and name not in self.core.models:
             raise ServingError(Code.NOT_FOUND, f"Could not find any versions of model {name}")
         response = get_model_status_pb2.GetModelStatusResponse()
         for version in versions:
@@ -278,9 +282,9 @@ class Services:
         if request.config.WhichOneof("config") is None:
             raise invalid("ModelServerConfig of the request holds no model_config_list.")
         counted = metrics.totals(request.metric_names)
-        before = set(self._core.models)
+        before = set(self.core.models)
         self._reload(request.config)
-        failures = self._core.wait(
+        failures = self.core.wait(
             [model.name for model in request.config.model_config_list.config if model.name not in before]
         )
         if failures:
@@ -308,12 +312,9 @@ def _parse(message: Any, payload: bytes) -> Any:
 def _spec(spec: Any) -> tuple[str, int | None, str]:
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
-    choice = spec.WhichOneof("version_choice")
-    return (
-        spec.name,
-        spec.version.value if choice == "version" else None,
-        spec.version_label if choice == "version_label" else "",
-    )
+    if spec.HasField("version"):
+        return spec.name, spec.version.value, ""
+    return spec.name, None, spec.version_label
 
 
 def _fill_spec(spec: Any, version: Version, signature: str) -> None:
@@ -326,50 +327,67 @@ def _fill_spec(spec: Any, version: Version, signature: str) -> None:
 class _Prediction(Task):
     """A Predict request, between its bytes and those of its reply."""
 
-    __slots__ = ("_began", "_call", "_services", "asked", "outputs", "request", "signature", "version")
+    __slots__ = ("began", "call", "model", "queue", "request", "services", "version")
 
     api = "Predict"
 
     version: Version | None
-    signature: Signature
-    outputs: tuple[str, ...]
+    queue: Queue | None  #: None while it is not decoded
 
     def __init__(self, services: Services, call: Call) -> None:
-        super().__init__((), call.deadline)
-        self._services = services
-        self._call = call
-        self._began = time.monotonic()
+        self.began = time.monotonic()
+        self.deadline = call.deadline
+        self.inputs = ()
+        self.rows = 0
+        self.shape = None
+        self.services = services
+        self.call = call
         self.request: Any = None
-        self.asked: Any = None  #: the request's ModelSpec, as soon as it is known to have one
+        self.model = ""  #: that is asked for, as soon as it is known
         self.version = None
+        self.queue = None
 
-    def done(self, outputs: list[Array]) -> None:
-        try:
-            reply = self._services.finish_predict(self, outputs)
-        except Exception:
-            log.exception("A reply failed")
-            self.failed(ServingError(Code.INTERNAL, "Internal error"))
+    @classmethod
+    def finish(cls, tasks: Sequence[Any], outputs: Sequence[list[Array]]) -> None:
+        """Reply. A run's tasks have model, version and queue in common."""
+        first = tasks[0]
+        services, queue, version = first.services, first.queue, first.version
+        spec = (version.model, version.number, queue.signature.name)
+        config = services.core.logging(version.model)
+        replies: list[tuple[Call, bytes]] = []
+        starts: list[float] = []
+        for place, task in enumerate(tasks):
+            try:
+                reply = predict_message.response(spec, queue.outputs, outputs[place], services.as_tensor_content)
+            except Exception:
+                log.exception("A reply failed")
+                task.failed(ServingError(Code.INTERNAL, "Internal error"))
+                continue
+            if config is not None:
+                services.log_prediction(task.request, reply, config)
+            replies.append((task.call, reply))
+            starts.append(task.began)
+        if not replies:
             return
-        model = self.asked.name
-        metrics.REQUEST_LATENCY.child(model, "Predict", "GRPC").observe((time.monotonic() - self._began) * 1e6)
-        metrics.REQUEST_COUNT.child(model, "OK").add()
-        self._release()
-        self._call.reply(reply)
+        services.core.manager.release(version, len(replies))
+        now = time.monotonic()
+        latency, successes = services.metrics_of(version.model)
+        latency.observe_all([(now - start) * 1e6 for start in starts])
+        successes.add(len(replies))
+        for call, reply in replies:
+            call.reply(reply)
 
     def failed(self, error: ServingError) -> None:
-        if self.inputs:
-            error = inference.explained(error, self.signature, self.inputs)
-        metrics.REQUEST_COUNT.add("" if self.asked is None else self.asked.name, error.code.name)
-        self._release()
-        self._call.fail(error)
-
-    def _release(self) -> None:
+        if self.queue is not None:
+            error = inference.explained(error, self.queue.signature, self.inputs)
+        metrics.REQUEST_COUNT.add(self.model, error.code.name)
         version, self.version = self.version, None
         if version is not None:
-            self._services.release(version)
+            self.services.core.manager.release(version)
+        self.call.fail(error)
 
     def is_cancelled(self) -> bool:
-        return self._call.is_cancelled()
+        return self.call.is_cancelled()
 
 
 class _WaitingCall(Call):

@@ -80,6 +80,28 @@ class _NotForSession(Exception):
     """A TF1 session cannot run this SavedModel."""
 
 
+class _Runs:
+    """How long the runs of a signature take."""
+
+    __slots__ = ("are_quick", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None  #: the last ones in the mean
+        self.are_quick = False
+
+    def note(self, took: float) -> None:
+        """One more."""
+        mean = self.seconds
+        if mean is None:
+            mean = math.inf  # the first run pays for building the executor, so it says nothing
+        elif mean == math.inf or took > _SLOW_SECONDS:
+            mean = took
+        else:
+            mean += _WEIGHT * (took - mean)
+        self.seconds = mean
+        self.are_quick = mean < QUICK_SECONDS
+
+
 class _SessionServable:
     """A SavedModel in a session of its own."""
 
@@ -106,15 +128,17 @@ class _SessionServable:
             self._session.close()
             raise
         self._callables: dict[tuple[str, tuple[str, ...], int], Callable[..., list[Any]]] = {}
-        self._seconds: dict[str, float] = {}  # that the last runs of a signature took, in the mean
+        self._runs = {name: _Runs() for name in self.signatures}
         self._making = threading.Lock()
 
     def run(
         self, signature: Signature, inputs: Sequence[Array], outputs: tuple[str, ...], timeout_ms: int = 0
     ) -> list[Array]:
-        quick = self.is_quick(signature)
-        # A callable's time limit is fixed when it is made: one for each power of two.
-        limit = -1 if quick else 1 << (timeout_ms - 1).bit_length() if timeout_ms > 0 else 0
+        runs = self._runs[signature.name]
+        if runs.are_quick:
+            limit = -1
+        else:  # a callable's time limit is fixed when it is made: one for each power of two
+            limit = 1 << (timeout_ms - 1).bit_length() if timeout_ms > 0 else 0
         key = (signature.name, outputs, limit)
         call = self._callables.get(key) or self._make(signature, key)
         began = time.perf_counter()
@@ -122,25 +146,20 @@ class _SessionServable:
             found = call(*inputs)
         except (tf.errors.OpError, ValueError, TypeError, MemoryError) as error:
             raise _error(error) from None
-        self._measure(signature.name, time.perf_counter() - began)
-        return [value if isinstance(value, np.ndarray) else _scalar(value) for value in found]
+        if not self._loops:
+            runs.note(time.perf_counter() - began)
+        for value in found:
+            if type(value) is not np.ndarray:
+                return [value if isinstance(value, np.ndarray) else _scalar(value) for value in found]
+        return found
 
     def is_quick(self, signature: Signature) -> bool:
         """Whether the last runs were short, and none can take much longer than another."""
-        return not self._loops and self._seconds.get(signature.name, QUICK_SECONDS) < QUICK_SECONDS
+        return self._runs[signature.name].are_quick
 
     def effect(self, signature: Signature) -> str:
         """The type of an op in its graph that keeps state or is random; "" if there is none."""
         return self._effects[signature.name]
-
-    def _measure(self, signature: str, took: float) -> None:
-        mean = self._seconds.get(signature)
-        if mean is None:
-            self._seconds[signature] = math.inf  # the first run pays for building the executor, so it says nothing
-        elif mean == math.inf or took > _SLOW_SECONDS:
-            self._seconds[signature] = took
-        else:
-            self._seconds[signature] = mean + _WEIGHT * (took - mean)
 
     def _make(self, signature: Signature, key: tuple[str, tuple[str, ...], int]) -> Callable[..., list[Any]]:
         with self._making:

@@ -152,7 +152,7 @@ class Fleet:
             raise ServingError(
                 Code.UNAVAILABLE,
                 f"The worker {name} {worker.process.how_it_ended()}.",
-                f"The end of its log:\n{worker.process.log_tail(15)}",
+                f"The end of its log:\n{worker.process.log_tail(40)}",
             )
         return worker
 

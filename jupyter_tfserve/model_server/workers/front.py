@@ -207,7 +207,7 @@ class Front:
     def _ended(self, worker: Worker) -> None:
         lost: list[Key] = []
         process = worker.process
-        self._crashes.crashed(worker.holds, worker.suspects(), process.how_it_ended(), process.log_tail(15))
+        self._crashes.crashed(worker.holds, worker.suspects(), process.how_it_ended(), process.log_tail(40))
         worker.accounted.set()
         for key, remote in list(self._versions.items()):
             if not remote.without(worker):

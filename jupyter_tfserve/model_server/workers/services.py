@@ -15,8 +15,8 @@ from tensorflow_serving.apis import inference_pb2, model_pb2
 from ...wire import BYTES, WireError, fields
 from .. import metrics
 from ..codecs.proto_tensor import varint
-from ..core.batching import Turn
 from ..core.manager import Version
+from ..core.tasks import Turn
 from ..errors import Code, ServingError
 from ..frontends.grpc_web import PREFIX as GRPC_WEB
 from ..frontends.services import PREDICTION_SERVICE, Call, Services
@@ -85,7 +85,7 @@ class RemoteServices(Services):
         if spec is None:
             return None
         try:
-            return self._core.acquire(*spec)
+            return self.core.acquire(*spec)
         except ServingError:
             return None
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jupyter_tfserve.model_server.core.batching import Batcher, Batching, BatchingParameters, Mode, Task
+from jupyter_tfserve.model_server.core.batching import Batcher, Batching, BatchingParameters, Mode
 from jupyter_tfserve.model_server.core.servable import Signature, TensorInfo
+from jupyter_tfserve.model_server.core.tasks import Task
 from jupyter_tfserve.model_server.errors import Code, ServingError
 
 X = TensorInfo("x:0", "float", np.dtype(np.float32), (-1,))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import PATIENCE, StoreServer, converse, read_all, replies, wait_for
 
-from jupyter_tfserve.model_server.frontends import http
+from jupyter_tfserve.model_server.frontends import http_server
 
 BODY = b'{"instances": [1.0]}'
 POST = b"POST /v1/models/affine:predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % len(BODY)
@@ -83,10 +83,10 @@ def test_a_client_that_closed_its_side_is_answered(server: StoreServer) -> None:
 
 def test_a_head_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that come one by one keep a connection alive, but not for ever."""
-    monkeypatch.setattr(http, "HEAD_SECONDS", 10.0)
+    monkeypatch.setattr(http_server, "HEAD_SECONDS", 10.0)
 
     async def run() -> None:
-        server = http.HttpServer(lambda request: None)
+        server = http_server.HttpServer(lambda request: None)
         listening = await asyncio.get_running_loop().create_server(server.protocol, "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
         try:
