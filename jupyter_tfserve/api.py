@@ -158,7 +158,8 @@ class ModelStatus(TypedDict):
     policy: Policy
     labels: dict[str, int]
     keep_versions: int
-    versions: list[VersionStatus]  #: highest first
+    versions: list[VersionStatus]  #: those that are or were served, highest first
+    on_disk: list[int]  #: those in `base_path`, to be served or not, highest first
     signatures: dict[str, Signature]  #: of the version that answers by default; {} while none does
     batching: Batching  #: of that version; without one, what the next will go by
     error: str  #: why the model as a whole cannot be served ("" when it can): no such folder, no version in it

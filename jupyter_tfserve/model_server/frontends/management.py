@@ -223,6 +223,7 @@ class ManagementApi:
             labels=labels,
             keep_versions=self._store.keep_versions(name) if self._store else 0,
             versions=[_version(version, labels, self._origin(version)) for version in manager.versions(name)],
+            on_disk=list(self._core.on_disk(name)),
             signatures=_signatures(servable) if servable else {},
             batching=self._batching.status(name, servable),
             error=self._core.error(name),
