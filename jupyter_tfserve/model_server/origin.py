@@ -45,14 +45,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
         return None
-    with os.fdopen(fd, "rb") as file:
-        try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_size > _LIMIT:
-                return None
-            record = json.loads(file.read(_LIMIT + 1))
-        except (OSError, ValueError, RecursionError):
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _LIMIT:
             return None
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            record = json.loads(file.read(_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        return None
+    finally:
+        os.close(fd)
     return record if isinstance(record, dict) and _is_finite(record) else None
 
 

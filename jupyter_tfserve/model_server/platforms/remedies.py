@@ -21,7 +21,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         "The files are damaged or not complete: copy or export the version again, as a new version.",
     ),
     (
-        r"(?i)matching files|variables\.(index|data)|No such file or directory",
+        r"(?i)matching files|not a valid checkpoint|variables\.(index|data)|No such file or directory",
         "Files are missing: copy the whole version folder, with variables/ and assets/, as a new version.",
     ),
     (
