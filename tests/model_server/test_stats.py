@@ -153,7 +153,7 @@ def test_a_second_of_many_models_costs_little() -> None:
             (metrics.BATCH_SIZE, (name, "1", "serving_default")),
         )
     ]
-    sampler = Sampler(lambda: {name: (0, 0) for name in names})
+    sampler = Sampler(lambda: dict.fromkeys(names, (0, 0)))
     for child in children:
         child.observe_all([100.0] * 50)
     began = time.perf_counter()
