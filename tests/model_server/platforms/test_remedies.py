@@ -77,8 +77,6 @@ def test_the_status_says_what_to_do(
 
 
 def test_an_op_is_named() -> None:
-    said = (
-        "Op type not registered 'SentencepieceOp' in binary running on host. Make sure the Op is registered"
-    )
+    said = "Op type not registered 'SentencepieceOp' in binary running on host. Make sure the Op is registered"
     assert "SentencepieceOp" in remedy(said)
     assert remedy("nothing that is known") == ""
