@@ -12,8 +12,18 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .kernel.endpoint import Endpoint
+    from .kernel.panel import Panel
 
-__all__ = ["__version__", "connect"]
+__all__ = ["Panel", "__version__", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Panel` brings ipywidgets: it is imported when it is asked for."""
+    if name == "Panel":
+        from .kernel.panel import Panel
+
+        return Panel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:

@@ -4,13 +4,19 @@ so does a kernel that owns a model server.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
+import threading
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
 #: Bytes of one part; whoever lags behind gets the next ones when it asks again.
 PART = 64 * 1024
+
+#: Seconds between two looks at a log to which nothing is written.
+LOOK = 0.2
 
 #: Bytes of a line, as a rule: where the last lines are looked for.
 _LINE = 400
@@ -65,3 +71,30 @@ class LogTail:
         except FileNotFoundError:
             return False  # between the rename and the new file
         return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino) or ours.st_size < file.tell()
+
+
+class LocalLog:
+    """The same as text, for a thread that waits for what comes; another one may close it."""
+
+    def __init__(self, path: Path, lines: int) -> None:
+        self._tail = LogTail(path, lines)
+        self._ended = threading.Event()
+
+    def __enter__(self) -> LocalLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._tail.close()
+
+    def __iter__(self) -> Iterator[str]:
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        while not self._ended.is_set():
+            part = self._tail.read()
+            if part:
+                yield decode(part)
+            else:
+                self._ended.wait(LOOK)
+
+    def close(self) -> None:
+        """End it."""
+        self._ended.set()

@@ -6,10 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from ..log_tail import LogTail
-
-#: Seconds between two looks at a log to which nothing is written.
-_LOOK = 0.2
+from ..log_tail import LOOK, LogTail
 
 
 class LogFollower:
@@ -37,7 +34,7 @@ class LogFollower:
                     yield part
                 else:
                     try:
-                        await asyncio.wait_for(self._end.wait(), _LOOK)
+                        await asyncio.wait_for(self._end.wait(), LOOK)
                     except asyncio.TimeoutError:
                         continue
         finally:

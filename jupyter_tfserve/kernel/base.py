@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..api import BatchingRequest, ModelStatus, Policy, ServerInfo, ShareKind, ShareRequest, State
-from ..client import Client, TFServeError
+from ..client import Client, EventStream, LogStream, TFServeError
+from ..log_tail import LocalLog
 from ..store import Store
 from . import lineage, render
 from .export import read_example
@@ -95,6 +96,14 @@ class Endpoint(ABC):
     @abstractmethod
     def logs(self, lines: int = 200) -> str:
         """The end of the model server's log."""
+
+    @abstractmethod
+    def listen(self, stats: bool = False) -> EventStream:
+        """Changes as they happen. Raises KernelError while there is nobody who would tell them."""
+
+    @abstractmethod
+    def follow_log(self, lines: int = 200) -> LogStream | LocalLog:
+        """The end of the model server's log, then what is written to it."""
 
     @abstractmethod
     def close(self) -> None:
