@@ -4,6 +4,7 @@ model server's Unix socket. Used by the kernel, the tests and scripts; the answe
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import httpx
 from .api import (
     BatchingRequest,
     Event,
+    Example,
     ModelRequest,
     ModelStatus,
     NewShare,
@@ -24,6 +26,7 @@ from .api import (
     ShareList,
     ShareRequest,
     State,
+    Stats,
     Upload,
     UploadRequest,
 )
@@ -123,20 +126,28 @@ class Client:
         """The end of the model server's log."""
         return self._send("GET", f"/api/logs?lines={lines}", timeout=TIMEOUT).text
 
-    def events(self) -> Iterator[Event]:
-        """Changes as they happen, until the connection ends; the first event arrives with the next change."""
-        try:
-            with self._http.stream(
-                "GET", self.url + "/api/events", timeout=httpx.Timeout(TIMEOUT, read=None)
-            ) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _refusal(response)
-                for line in response.iter_lines():
-                    if line.startswith("data: "):
-                        yield cast(Event, json.loads(line[6:]))
-        except httpx.HTTPError as error:
-            raise _no_answer(self.url, error) from error
+    def follow_logs(self, lines: int = 200) -> Iterator[str]:
+        """The end of the model server's log, then what is written to it, until the connection ends."""
+        with self._stream(f"/api/logs?follow=true&lines={lines}") as response:
+            yield from response.iter_text()
+
+    def events(self, stats: bool = False) -> Iterator[Event]:
+        """Changes as they happen, until the connection ends; the first event arrives with the next change. With
+        `stats` there is one each second that tells what the models did in it.
+        """
+        with self._stream(f"/api/events{'?stats=true' if stats else ''}") as response:
+            for line in response.iter_lines():
+                if line.startswith("data: "):
+                    yield cast(Event, json.loads(line[6:]))
+
+    def stats(self, seconds: int = 120) -> Stats:
+        """What the models did in the last seconds."""
+        return cast(Stats, self._call("GET", f"/api/stats?seconds={seconds}"))
+
+    def example(self, name: str, signature: str = "") -> Example:
+        """A request to try a model with."""
+        query = f"?signature={quote(signature, safe='')}" if signature else ""
+        return cast(Example, self._call("GET", f"/api/models/{quote(name, safe='')}/example{query}"))
 
     def begin_upload(self, request: UploadRequest) -> Upload:
         """Announce a version that is to come in pieces."""
@@ -194,6 +205,18 @@ class Client:
             raise TFServeError(
                 f"{self.url} does not answer as jupyter_tfserve.", "Check the address.", response.status_code
             ) from error
+
+    @contextlib.contextmanager
+    def _stream(self, path: str) -> Iterator[httpx.Response]:
+        """An answer that comes in parts."""
+        try:
+            with self._http.stream("GET", self.url + path, timeout=httpx.Timeout(TIMEOUT, read=None)) as response:
+                if response.status_code >= 300:
+                    response.read()
+                    raise _refusal(response)
+                yield response
+        except httpx.HTTPError as error:
+            raise _no_answer(self.url, error) from error
 
     def _send(
         self,

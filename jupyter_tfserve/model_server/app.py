@@ -48,6 +48,7 @@ from .platforms import lite, saved_model
 from .platforms.session_config import session_config
 from .platforms.warmup import warm_up
 from .request_log import RequestLogs
+from .stats import Sampler, load_of
 from .tls import Tls
 
 log = logging.getLogger("tfserve")
@@ -109,6 +110,7 @@ class _Program:
         except (OSError, ValueError, KeyError, TypeError) as error:  # rather no server than one without its bearers
             raise StartFailed(f"--bearer_hashes_file cannot be read: {error}") from None
         self._admission = Admission(self._bearers)
+        self._sampler = Sampler(lambda: load_of(self._core), self._events.publish)
         quiet_numpy()
         rest_pool = ThreadPoolExecutor(flags.rest_api_num_threads, "rest", quiet_numpy)
         self._rest = RestApi(
@@ -152,6 +154,7 @@ class _Program:
         sweeps: list[asyncio.Task[None]] = []
         try:
             if flags.management_socket:
+                self._sampler.start()
                 servers.append(await self._listen_unix(flags.management_socket))
             await self._load_or_stop()
             if self._stopping.is_set():
@@ -284,6 +287,7 @@ class _Program:
             self._management_pool,
             {"tensorflow": tf.__version__, "jupyter_tfserve": __version__},
             self._store,
+            self._sampler,
         )
 
         def answer(request: Exchange) -> None:
@@ -433,6 +437,7 @@ class _Program:
         await asyncio.gather(
             asyncio.to_thread(self._grpc.stop, timeout), *(server.drain(timeout) for server, _ in servers)
         )
+        self._sampler.stop()
         for sweep in sweeps:
             sweep.cancel()
         await asyncio.to_thread(self._core.close, 5.0)

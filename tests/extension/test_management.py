@@ -29,6 +29,8 @@ OPERATIONS = [
     ("PUT", "/api/models/nothing/policy", {"all": {}}),
     ("PUT", "/api/models/nothing/batching", {"mode": "on"}),
     ("PATCH", "/api/models/nothing/labels", {}),
+    ("GET", "/api/models/affine/example", None),
+    ("GET", "/api/stats?seconds=5", None),
     ("GET", "/api/config", None),
     ("PUT", "/api/config", b"nonsense {"),
     ("GET", "/api/events", None),

@@ -167,6 +167,14 @@ class Manager:
                     self._on_change(version)
             self._reconcile(model)
 
+    def retry(self, name: str) -> None:
+        """Versions that ended because they could not be loaded begin anew with the next `set_aspired`."""
+        with self._changed:
+            model = self._models.get(name)
+            for version in model.versions if model else ():
+                if version.state == "END" and version.error is not None:
+                    version.is_aspired = False
+
     def set_labels(self, name: str, labels: Mapping[str, int]) -> None:
         """These labels, and no others; one whose version is not available keeps its old version until it is."""
         with self._changed:

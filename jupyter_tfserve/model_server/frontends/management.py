@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
+from weakref import WeakKeyDictionary
 
 from ... import api
 from ...store import Store, StoreError
+from .. import origin
 from ..batching_settings import BatchingSettings
 from ..config import ConfigStore, policy_message
 from ..core.batching import Batcher
@@ -23,6 +25,8 @@ from ..core.policy import ModelConfig
 from ..core.servable import TensorInfo
 from ..core.server_core import ServerCore
 from ..errors import Code, ServingError, invalid
+from ..example import example
+from ..stats import KEPT, Sampler
 from .http import Exchange, Response
 
 log = logging.getLogger(__name__)
@@ -41,26 +45,28 @@ class EventBus:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._queues: set[asyncio.Queue[api.Event | None]] = set()
+        self._queues: dict[asyncio.Queue[api.Event | None], bool] = {}  # each with whether it wants stats
 
     def publish(self, event: api.Event) -> None:
-        """Hand an event to the listeners; never waits."""
+        """Hand an event to the listeners (one of type "stats" to those who want them); never waits."""
         try:
             self._loop.call_soon_threadsafe(self._put, event)
         except RuntimeError:
             pass  # the loop is closed: nobody listens
 
     def _put(self, event: api.Event | None) -> None:
-        for queue in list(self._queues):
+        for queue, wants_stats in list(self._queues.items()):
+            if event is not None and event["type"] == "stats" and not wants_stats:
+                continue
             late = queue.qsize() >= _MAX_LAG
             if late:
-                self._queues.discard(queue)
+                self._queues.pop(queue, None)
             queue.put_nowait(None if late else event)
 
-    async def listen(self) -> AsyncIterator[bytes]:
+    async def listen(self, stats: bool = False) -> AsyncIterator[bytes]:
         """Events as server-sent events, with a comment now and then that shows that the line is alive."""
         queue: asyncio.Queue[api.Event | None] = asyncio.Queue()
-        self._queues.add(queue)
+        self._queues[queue] = stats
         try:
             yield b": connected\n\n"
             while True:
@@ -73,7 +79,7 @@ class EventBus:
                     return
                 yield b"data: " + json.dumps(event).encode() + b"\n\n"
         finally:
-            self._queues.discard(queue)
+            self._queues.pop(queue, None)
 
 
 class ManagementApi:
@@ -88,6 +94,7 @@ class ManagementApi:
         pool: Executor,
         versions: dict[str, str],
         store: Store | None,
+        sampler: Sampler,
     ) -> None:
         self._core = core
         self._configs = configs
@@ -96,15 +103,18 @@ class ManagementApi:
         self._pool = pool
         self._versions = versions
         self._store = store
+        self._sampler = sampler
+        self._origins: WeakKeyDictionary[Version, api.Origin | None] = WeakKeyDictionary()
 
     def __call__(self, request: Exchange) -> None:
         """Answer a request."""
         parts = urlsplit(request.target)
         path = [unquote(part) for part in parts.path.split("/")[2:]]
-        if path == ["events"] and request.method == "GET":
-            request.respond(Response(200, content_type="text/event-stream", stream=self._events.listen()))
-            return
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if path == ["events"] and request.method == "GET":
+            events = self._events.listen(query.get("stats") == "true")
+            request.respond(Response(200, content_type="text/event-stream", stream=events))
+            return
         loop = asyncio.get_running_loop()
         request.respond_with(loop.run_in_executor(self._pool, self._answer, request, path, query))
 
@@ -124,6 +134,10 @@ class ManagementApi:
         match (request.method, *path):
             case ("GET", "state"):
                 return _json(self.state())
+            case ("GET", "stats"):
+                return _json(self._sampler.stats(_seconds(query.get("seconds", str(KEPT)))))
+            case ("GET", "models", name, "example"):
+                return _json(self._example(name, query.get("signature", "")))
             case ("GET", "config"):
                 return Response(200, self._configs.text().encode(), "text/plain; charset=utf-8")
             case ("PUT", "config"):
@@ -173,6 +187,17 @@ class ManagementApi:
 
         manager.wait(done, min(timeout, 3600.0))
 
+    def _example(self, name: str, signature: str) -> api.Example:
+        self._find(name)
+        with self._core.use(name) as version:
+            return example(version.loaded.signatures, version.path, signature)
+
+    def _origin(self, version: Version) -> api.Origin | None:
+        """Read once: a version's files do not change."""
+        if version not in self._origins:
+            self._origins[version] = origin.read(version.path)
+        return self._origins[version]
+
     def state(self) -> api.State:
         """Everything at a glance."""
         served = self._core.models  # one configuration: it may be replaced meanwhile
@@ -197,7 +222,8 @@ class ManagementApi:
             policy=policy_message(config.policy),
             labels=labels,
             keep_versions=self._store.keep_versions(name) if self._store else 0,
-            versions=[_version(version, labels) for version in manager.versions(name)],
+            versions=[_version(version, labels, self._origin(version)) for version in manager.versions(name)],
+            on_disk=list(self._core.on_disk(name)),
             signatures=_signatures(servable) if servable else {},
             batching=self._batching.status(name, servable),
             error=self._core.error(name),
@@ -221,17 +247,19 @@ def model_event(name: str, change: str) -> api.Event:
     return api.Event(type="model", time=time.time(), model=name, state=change)
 
 
-def _version(version: Version, labels: dict[str, int]) -> api.VersionStatus:
+def _version(version: Version, labels: dict[str, int], origin: api.Origin | None) -> api.VersionStatus:
     return api.VersionStatus(
         version=version.number,
         state=version.state,
         error_code=version.error.code.name if version.error else "OK",
         error_message=version.error.message if version.error else "",
+        error_remedy=version.error.remedy if version.error else "",
         labels=sorted(label for label, number in labels.items() if number == version.number),
         path=str(version.path),
         since=version.since,
         load_seconds=version.load_seconds,
         in_flight=version.in_flight,
+        origin=origin,
     )
 
 
@@ -269,6 +297,13 @@ def _labels(message: dict[str, Any]) -> dict[str, int | None]:
         if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
             raise invalid(f"Label {label!r} needs a version's number, or null, not {number!r}.")
     return message
+
+
+def _seconds(text: str) -> int:
+    seconds = _number(text)
+    if not 1 <= seconds <= KEPT:
+        raise invalid(f"'seconds' is a number from 1 to {KEPT}.")
+    return seconds
 
 
 def _number(text: str) -> int:
