@@ -32,6 +32,10 @@ def _jupyter_server_extension_points() -> list[dict[str, Any]]:
     return [{"module": "jupyter_tfserve", "app": TFServe}]
 
 
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    return [{"src": "labextension", "dest": "jupyter_tfserve"}]
+
+
 def load_ipython_extension(ipython: InteractiveShell) -> None:
     """``%load_ext jupyter_tfserve``: gives the kernel `%tfserve` and `%%tfserve`."""
     from .kernel.magic import TFServeMagics
