@@ -10,7 +10,7 @@ import ipywidgets as widgets
 from ...api import ModelStatus
 from ..errors import KernelError
 from .calls import calls, place
-from .section import Section, html, on_user, set_options
+from .section import NARROW, Section, html, on_user, set_options
 from .style import PREFIX
 
 #: Runs in the browser: the text of the box below goes to the clipboard; where the page may not write there (no TLS) it
@@ -30,7 +30,7 @@ class Calls(Section):
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
         self._calls: dict[str, str] = {}
-        self._language = widgets.Dropdown(description="Language", layout=widgets.Layout(width="18em"))
+        self._language = widgets.Dropdown(style=NARROW, description="Language", layout=widgets.Layout(width="18em"))
         self._text = html()
         on_user(self._language, lambda _: self._show())
         self.box.children = (self._language, self._text)

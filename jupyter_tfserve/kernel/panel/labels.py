@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from ...api import ModelStatus
 from ..errors import KernelError
-from .section import Section, dim, html, on_user, set_options
+from .section import NARROW, Section, dim, html, on_user, set_options
 from .style import PREFIX
 from .words import available, label_effect
 
@@ -24,13 +24,14 @@ class Labels(Section):
         self._status: ModelStatus | None = None
         self._now = html()
         self._label = widgets.Combobox(
+            style=NARROW,
             description="Label",
             placeholder="stable",
             tooltip="One of the labels, or a new one",
             continuous_update=True,
             layout=widgets.Layout(width="18em"),
         )
-        self._version = widgets.Dropdown(description="to version", layout=widgets.Layout(width="15em"))
+        self._version = widgets.Dropdown(style=NARROW, description="to version", layout=widgets.Layout(width="15em"))
         self._effect = html()
         self._apply = self.button("Apply", self._move, "Move the label")
         row = widgets.HBox([self._label, self._version, self._apply])

@@ -37,7 +37,7 @@ class Log(Section):
             description="Follow",
             value=True,
             tooltip="Show what is written as it is written",
-            layout=widgets.Layout(width="auto"),
+            layout=widgets.Layout(width="auto", align_self="flex-start"),
         )
         self._text = html(tabbable=True, layout=widgets.Layout(max_height="22em", overflow="auto", width="auto"))
         self._text.add_class(PREFIX + "logbox")

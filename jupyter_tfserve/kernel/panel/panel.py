@@ -82,7 +82,9 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self._sections: dict[str, Section] = {}
         self._shown: Section | None = None
         self.slowest_update = 0.0  #: seconds that the slowest update took
-        self._menu = widgets.Dropdown(description="Model", tooltip="The model that is shown")
+        self._menu = widgets.Dropdown(
+            description="Model", tooltip="The model that is shown", style={"description_width": "initial"}
+        )
         self._state = html()
         self._serve = self._button("Serve", self.serve_again, "Serve this model of the store again")
         self._server = html()
@@ -98,10 +100,12 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self._top = widgets.HBox([self._menu, self._state])
         self._top.layout.align_items = "center"
         self._top.layout.flex_flow = "row wrap"
+        self._chosen = html()  # for who does not see which of the buttons is marked
         self._place = widgets.VBox()
         on_user(self._menu, lambda value: setattr(self, "model", value or ""))
         on_user(self._tabs, lambda value: setattr(self, "section", value))
-        self.children = (html(CSS), self._top, self._server)
+        self._style = html(CSS, layout=widgets.Layout(display="none"))
+        self._head = [self._top, self._server]
         if name is not None:
             self.model = name
         self._show_server("starting", "Asking what is served …")
@@ -310,11 +314,15 @@ class Panel(widgets.VBox):  # type: ignore[misc]
 
     def _show_server(self, state: str, words: str) -> None:
         self._server.value = f"<div role='status'>{dot(state)}{escape(words)}</div>" if words else ""
-        row = [self._top, self._server]
-        if state in ("stopped", "failed") and self.server != "unreachable":
-            row.append(self._start)
-        body = [self._numbers, self._tabs, self._said, self._place] if self.status is not None and not words else []
-        set_children(self, [self.children[0], *row, *body])
+        may_start = state in ("stopped", "failed") and self.server != "unreachable"
+        self._head = [self._top, self._server, *([self._start] if may_start else [])]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """What stands below each other: nothing of a model while nobody can answer for it."""
+        shown = self.status is not None and self.server == "running"
+        body = [self._numbers, self._tabs, self._chosen, self._said, self._place] if shown else []
+        set_children(self, [self._style, *self._head, *body])
 
     def _show_models(self) -> None:
         names = [*self.models, *(name for name in self._stored if name not in self.models)]
@@ -344,14 +352,8 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             answering = available(status)
             self.set_trait("version", answering[0] if answering else None)
         self._show_numbers()
-        body = [self._numbers, self._tabs, self._said, self._place] if status is not None and self._answers else []
-        head = [child for child in self.children if child not in (self._numbers, self._tabs, self._said, self._place)]
-        set_children(self, [*head, *body])
+        self._arrange()
         self._fill()
-
-    @property
-    def _answers(self) -> bool:
-        return self.server == "running"
 
     def _show_numbers(self) -> None:
         series = [second.get(self.model) for second in self._history]
@@ -368,6 +370,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             if self._shown is not None:
                 self._shown.hide()
             self._shown = section
+            self._chosen.value = f"<h4 class='{PREFIX}unseen' role='status'>{escape(section.title)}</h4>"
             set_children(self._place, [section.box])
         section.fill(status)
 
@@ -441,7 +444,9 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             return True
 
     def _button(self, text: str, act: Callable[[], Any], tooltip: str) -> Any:
-        made = widgets.Button(description=text, tooltip=tooltip, layout=widgets.Layout(width="auto"))
+        made = widgets.Button(
+            description=text, tooltip=tooltip, layout=widgets.Layout(width="auto", align_self="flex-start")
+        )
         made.on_click(lambda _: self.do(act))
         return made
 

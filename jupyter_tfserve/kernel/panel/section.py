@@ -18,6 +18,9 @@ from .style import PREFIX
 if TYPE_CHECKING:
     from .panel import Panel
 
+#: A field's description is as wide as its text.
+NARROW = {"description_width": "initial"}
+
 #: Set while a value is filled in by us: what changes then is no wish of the user's.
 _filling = threading.local()
 
@@ -109,6 +112,11 @@ class Section:
 
     def button(self, text: str, act: Callable[[], Any], tooltip: str = "", **more: Any) -> Any:
         """A button whose work is done off the kernel's main thread, and whose error is shown."""
-        made = widgets.Button(description=text, tooltip=tooltip or text, layout=widgets.Layout(width="auto"), **more)
+        made = widgets.Button(
+            description=text,
+            tooltip=tooltip or text,
+            layout=widgets.Layout(width="auto", align_self="flex-start"),
+            **more,
+        )
         made.on_click(lambda _: self.panel.do(act))
         return made

@@ -10,7 +10,7 @@ import ipywidgets as widgets
 
 from ...api import ModelStatus, Share
 from ..errors import KernelError
-from .section import Section, dim, html, on_user, set_children
+from .section import NARROW, Section, dim, html, on_user, set_children
 from .style import PREFIX
 from .words import moment, share_what, share_who
 
@@ -55,13 +55,14 @@ class Shares(Section):
         self._list = widgets.VBox()
         self._none = html()
         self._kind = widgets.Dropdown(
+            style=NARROW,
             description="Share with",
             options=[("whoever has a key", "key"), ("whoever opens a link", "link"), ("a user of the Hub", "user")],
             layout=widgets.Layout(width="20em"),
         )
-        self._user = widgets.Text(description="User", layout=widgets.Layout(width="16em"))
+        self._user = widgets.Text(style=NARROW, description="User", layout=widgets.Layout(width="16em"))
         self._time = widgets.Dropdown(
-            description="for", options=list(_TIMES), value="a week", layout=widgets.Layout(width="14em")
+            style=NARROW, description="for", options=list(_TIMES), value="a week", layout=widgets.Layout(width="14em")
         )
         self._share = self.button("Share", self._make, "Let them predict with this model, and nothing else")
         self._made = html()

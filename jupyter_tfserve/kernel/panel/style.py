@@ -21,7 +21,15 @@ CSS = """<style>
 .jp-jupyter-tfserve-panel .widget-html, .jp-jupyter-tfserve-panel .jupyter-widget-html { overflow: visible; }
 .jp-jupyter-tfserve-panel .widget-label, .jp-jupyter-tfserve-panel label { color: inherit; }
 .jp-jupyter-tfserve-panel .widget-box, .jp-jupyter-tfserve-panel .jupyter-widget-box { overflow: visible; }
-.jp-jupyter-tfserve-panel .widget-toggle-button.mod-active { font-weight: 600; }
+.jp-jupyter-tfserve-panel .widget-html:has(> .widget-html-content:empty) { display: none; }
+.jp-jupyter-tfserve-panel .widget-toggle-buttons { border-bottom: 1px solid var(--tfs-line); width: auto; }
+.jp-jupyter-tfserve-panel .widget-toggle-buttons .widget-toggle-button { background: none; box-shadow: none;
+  color: inherit; border-bottom: 3px solid transparent; margin: 0; padding: 0 12px; }
+.jp-jupyter-tfserve-panel .widget-toggle-buttons .widget-toggle-button.mod-active { font-weight: 600;
+  border-bottom-color: var(--jp-brand-color1, currentColor); }
+.jp-jupyter-tfserve-unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.jp-jupyter-tfserve-copy { font: inherit; padding: 2px 12px; border: 1px solid var(--tfs-line); border-radius: 2px;
+  background: var(--tfs-soft); color: inherit; cursor: pointer; margin-bottom: 4px; }
 .jp-jupyter-tfserve-panel button:focus-visible, .jp-jupyter-tfserve-panel [tabindex]:focus-visible {
   outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px;
 }

@@ -12,7 +12,7 @@ from ...api import ModelStatus
 from ...client import TFServeError
 from ..errors import KernelError
 from .answer import draw, images
-from .section import Section, dim, html, on_user, problem, set_options
+from .section import NARROW, Section, dim, html, on_user, problem, set_options
 
 #: Characters of a request that can be edited; a longer one is sent as it is.
 _LONGEST = 100_000
@@ -27,8 +27,8 @@ class TryIt(Section):
         super().__init__(panel)
         self._example: dict[str, Any] = {}
         self._of = ("", "")  # model and signature of the example
-        self._signature = widgets.Dropdown(description="Signature", layout=widgets.Layout(width="22em"))
-        self._version = widgets.Dropdown(description="Version", layout=widgets.Layout(width="16em"))
+        self._signature = widgets.Dropdown(style=NARROW, description="Signature", layout=widgets.Layout(width="22em"))
+        self._version = widgets.Dropdown(style=NARROW, description="Version", layout=widgets.Layout(width="16em"))
         self.request = widgets.Textarea(
             description="Request",
             rows=4,

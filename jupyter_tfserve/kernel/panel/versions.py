@@ -9,7 +9,7 @@ import ipywidgets as widgets
 
 from ...api import ModelStatus, Policy, VersionStatus
 from ..errors import KernelError
-from .section import Section, dim, dot, filling, html, on_user, problem, set_children
+from .section import NARROW, Section, dim, dot, filling, html, on_user, problem, set_children
 from .style import PREFIX
 from .words import (
     active,
@@ -63,16 +63,21 @@ class Versions(Section):
         self._more = html()
         self._list = widgets.VBox()
         self._kind = widgets.Dropdown(
+            style=NARROW,
             description="Serve",
             options=[("the newest", "latest"), ("all", "all"), ("only these", "specific")],
             tooltip="Which versions are served",
             layout=widgets.Layout(width="15em"),
         )
         self._count = widgets.BoundedIntText(
-            description="How many", min=1, max=1000, value=1, layout=widgets.Layout(width="11em")
+            style=NARROW, description="How many", min=1, max=1000, value=1, layout=widgets.Layout(width="11em")
         )
         self._which = widgets.Text(
-            description="Versions", placeholder="4, 3", continuous_update=False, layout=widgets.Layout(width="18em")
+            style=NARROW,
+            description="Versions",
+            placeholder="4, 3",
+            continuous_update=False,
+            layout=widgets.Layout(width="18em"),
         )
         self._apply = self.button("Apply", self._set_policy, "Serve these versions")
         self._stop = self.button("Stop serving", lambda: panel.stop_serving(), "Unload all versions; the files stay")
