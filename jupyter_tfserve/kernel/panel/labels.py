@@ -52,16 +52,16 @@ class Labels(Section):
         if list(self._label.options) != names:
             self._label.options = names
         versions = [(str(number), number) for number in available(status)]
-        set_options(self._version, [*versions, ("no version", None)], self._version.value)
+        set_options(self._version, [*versions, ("no version", 0)], self._version.value)
         self._say()
 
     def _say(self) -> None:
         if self._status is not None:
-            effect = label_effect(self._status, self._label.value.strip(), self._version.value)
+            effect = label_effect(self._status, self._label.value.strip(), self._version.value or None)
             self._effect.value = f"<div role='status'>{escape(effect)}</div>" if effect else ""
 
     def _move(self) -> None:
         label = self._label.value.strip()
         if not label:
             raise KernelError("A label has a name.", "For example: stable")
-        self.panel.move_label(label, self._version.value)
+        self.panel.move_label(label, self._version.value or None)
