@@ -12,15 +12,18 @@ PUT      /api/models/NAME                     :class:`ModelRequest` -> :class:`M
 DELETE   /api/models/NAME                     stops serving; ``?files=true`` deletes the store's copy too
 PUT      /api/models/NAME/policy              :class:`Policy` -> :class:`ModelStatus`
 PUT      /api/models/NAME/batching            :class:`BatchingRequest` -> :class:`ModelStatus`
+PUT      /api/models/NAME/device              :class:`PlacementRequest` -> :class:`ModelStatus`: the move has begun;
+                                              with ``?timeout=SECONDS`` it is over, or the time is
 PATCH    /api/models/NAME/labels              ``{"label": version or null}`` -> :class:`ModelStatus`
 GET      /api/models/NAME/example             :class:`Example`; ``?signature=S``
 GET/PUT  /api/config                          the whole ModelServerConfig as text proto -> :class:`State`
+GET      /api/devices                         :class:`DeviceList`
 GET      /api/events                          :class:`Event` objects as server-sent events; ``?stats=true`` adds those
                                               of type "stats"
 GET      /api/stats                           :class:`Stats`, ``?seconds=N``
 POST     /api/server                          :class:`ServerRequest` -> :class:`ServerInfo` (owner only)
-GET      /api/logs                            the model server's log as text, ``?lines=N``; with ``?follow=true`` it
-                                              goes on until the caller goes (owner only)
+GET      /api/logs                            the model server's log as text, ``?lines=N``; ``?follow=true`` goes on
+                                              until the caller goes; ``?process=ID``: a worker's (owner only)
 POST     /api/uploads                         :class:`UploadRequest` -> :class:`Upload` (owner only)
 PUT      /api/uploads/ID                      ``?path=P&offset=N``, raw bytes -> :class:`Upload` (owner only)
 POST     /api/uploads/ID                      checks the hashes, publishes -> :class:`Upload` (owner only)
@@ -30,7 +33,8 @@ POST     /api/shares                          :class:`ShareRequest` -> :class:`N
 DELETE   /api/shares/ID                       revokes it at once (owner only)
 =======  ===================================  ==========================================================================
 
-A refusal has a 4xx or 5xx status and is a :class:`Refusal`.
+A refusal has a 4xx or 5xx status and is a :class:`Refusal`. Beside these a model server answers its owner's
+``GET /api/heartbeat`` with 200 as long as it works (`process.py`).
 """
 
 from __future__ import annotations
@@ -98,6 +102,24 @@ class Batching(TypedDict):
     signatures: dict[str, str]  #: why requests for a signature are not merged, "" if they are
 
 
+class PlacementRequest(TypedDict, total=False):
+    """Where a model is to be served; keys left out keep their value."""
+
+    device: str  #: "auto", "cpu", "gpu:0", ...
+    replicas: int  #: worker processes that have it, each with all of its versions
+    memory_limit: int | None  #: bytes of GPU memory; it has a process of its own then
+
+
+class Placement(TypedDict):
+    """Where a model is served."""
+
+    device: str  #: what was asked for: "auto" (the default), "cpu", "gpu:0", ...
+    replicas: int
+    memory_limit: int | None
+    moving_to: str  #: "" unless a move is under way
+    error: str  #: why the last move failed, "" if it did not
+
+
 class ModelRequest(TypedDict, total=False):
     """What to serve under a name; keys left out keep their value, or take TF Serving's default in a new model."""
 
@@ -106,6 +128,7 @@ class ModelRequest(TypedDict, total=False):
     policy: Policy  #: default {"latest": {"num_versions": 1}}
     labels: dict[str, int | None]  #: merged into those there are; null takes a label away
     keep_versions: int  #: newest version folders that the store keeps on disk; 0 keeps all (the default)
+    placement: PlacementRequest  #: where its versions are to be loaded
     python: str  #: read by the owner only: interpreter for the model server where Jupyter's own has no TensorFlow
 
 
@@ -146,6 +169,8 @@ class VersionStatus(TypedDict):
     since: float  #: Unix time of the last change of state
     load_seconds: float | None  #: how long loading took, when it has loaded
     in_flight: int  #: requests that run in it now
+    devices: list[str]  #: where it is loaded
+    memory: int | None  #: bytes that it takes, measured or estimated; null unless it is loaded
     origin: Origin | None  #: null for a version that no registration made
 
 
@@ -162,6 +187,7 @@ class ModelStatus(TypedDict):
     on_disk: list[int]  #: those in `base_path`, to be served or not, highest first
     signatures: dict[str, Signature]  #: of the version that answers by default; {} while none does
     batching: Batching  #: of that version; without one, what the next will go by
+    placement: Placement
     error: str  #: why the model as a whole cannot be served ("" when it can): no such folder, no version in it
 
 
@@ -195,6 +221,40 @@ class Example(TypedDict):
 
 
 ServerState = Literal["stopped", "starting", "running", "restarting", "failed"]
+
+
+class Device(TypedDict):
+    """A device that models can be served on."""
+
+    id: str  #: "cpu", "gpu:0"; "gpu:0:1" for a MIG instance
+    kind: Literal["cpu", "gpu", "mig"]
+    name: str  #: "NVIDIA H100 80GB HBM3"
+    memory_total: int | None  #: bytes; of the CPU: the container's, else the machine's
+    memory_used: int | None  #: bytes, by all programs
+    load: float | None  #: 0 to 1
+    usable: bool
+    reason: str  #: why TensorFlow cannot use it, in plain words ("" when it can)
+    remedy: str
+    models: list[str]  #: served there
+
+
+class DeviceList(TypedDict):
+    """The devices of the machine."""
+
+    devices: list[Device]  #: the CPU first
+    notice: str  #: "" or why there is no GPU: "No NVIDIA driver is installed on this machine."
+
+
+class Process(TypedDict):
+    """One model server process."""
+
+    id: str  #: "server", which has the ports; a worker is called for what it is for: "cpu", "gpu:0/digits/3"
+    pid: int | None
+    device: str  #: "" for one that runs no models
+    state: ServerState
+    restarts: int
+    memory: int | None  #: bytes that it has in memory
+    models: list[str]
 
 
 class LastExit(TypedDict):
@@ -232,6 +292,7 @@ class State(TypedDict):
     server: ServerInfo | None  #: null when asked of a model server directly
     versions: dict[str, str]  #: of software: "tensorflow", "jupyter_tfserve"
     models: list[ModelStatus]  #: by name
+    processes: list[Process]  #: of the model server: the one with the ports, and its workers
     stored: list[str]  #: models that the store holds and that are not served
 
 
@@ -317,15 +378,20 @@ class NewShare(TypedDict):
     accept_url: str  #: where the colleague accepts a link, on the Hub; "" for other kinds; may lack scheme and host
 
 
+#: What a model goes through that moves to another device; "failed" leaves it where it was.
+MoveState = Literal["loading", "switched", "draining", "done", "failed"]
+
+
 class Event(TypedDict, total=False):
     """Something changed. `type` and `time` are always there."""
 
-    type: Literal["version", "model", "server", "refusal", "stats"]
+    type: Literal["version", "model", "server", "refusal", "move", "stats"]
     time: float
-    model: str  #: version, model; refusal: the one asked for, "" for none
+    model: str  #: version, model, move; refusal: the one asked for, "" for none
     version: int  #: version
-    state: str  #: version: VersionState; server: ServerState; model: "served", "changed" or "removed"
+    state: str  #: version: VersionState; server: ServerState; model: "served", "changed" or "removed"; move: MoveState
     error: str
+    device: str  #: move: where to
     reason: str  #: server: why
     port: Literal["rest", "grpc"]  #: refusal: where; the model server tells these, and the Jupyter Server audits them
     status: int  #: refusal: the HTTP status that it is or would be

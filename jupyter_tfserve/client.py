@@ -17,11 +17,13 @@ import httpx
 
 from .api import (
     BatchingRequest,
+    DeviceList,
     Event,
     Example,
     ModelRequest,
     ModelStatus,
     NewShare,
+    PlacementRequest,
     Policy,
     ServerInfo,
     ServerRequest,
@@ -110,6 +112,17 @@ class Client:
             ModelStatus, self._call("PUT", f"/api/models/{quote(name, safe='')}/batching", request, timeout=180.0)
         )
 
+    def devices(self) -> DeviceList:
+        """The devices that models can be served on; where there are GPUs it may take as long as TensorFlow's import."""
+        return cast(DeviceList, self._call("GET", "/api/devices", timeout=180.0))
+
+    def set_device(self, name: str, request: PlacementRequest, timeout: float = 0.0) -> ModelStatus:
+        """Move a model to another device, or say how many processes have it; waits so many seconds for it to be there
+        (0: it answers when the move has begun).
+        """
+        path = f"/api/models/{quote(name, safe='')}/device?timeout={timeout:g}"
+        return cast(ModelStatus, self._call("PUT", path, request, timeout=timeout + 180.0))
+
     def set_labels(self, name: str, labels: dict[str, int | None]) -> ModelStatus:
         """Move labels; None takes one away."""
         return cast(ModelStatus, self._call("PATCH", f"/api/models/{quote(name, safe='')}/labels", labels))
@@ -129,9 +142,10 @@ class Client:
         """Start, stop or restart the model server."""
         return cast(ServerInfo, self._call("POST", "/api/server", request, timeout=180.0))
 
-    def logs(self, lines: int = 200) -> str:
-        """The end of the model server's log."""
-        return self._send("GET", f"/api/logs?lines={lines}", timeout=TIMEOUT).text
+    def logs(self, lines: int = 200, process: str = "") -> str:
+        """The end of the model server's log, or of the log of one of its workers."""
+        more = f"&process={quote(process, safe='')}" if process else ""
+        return self._send("GET", f"/api/logs?lines={lines}{more}", timeout=TIMEOUT).text
 
     def follow_log(self, lines: int = 200) -> LogStream:
         """The end of the model server's log, then what is written to it, until the connection ends."""

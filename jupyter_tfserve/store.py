@@ -8,6 +8,7 @@ standard library.
     .../assets.extra/tfserve_*.json  of a version: its lineage (`kernel/lineage.py`), a request to try it with
     <store>/<model>/.keep            how many version folders to keep (absent: all)
     <store>/<model>/.batching        what was set at run time for its batching, JSON (absent: nothing)
+    <store>/<model>/.device          where it is to be served, JSON (absent: where there is room)
     <store>/.staging/                versions on their way in; on the same file system, so that a rename is atomic
     <store>/.store_id                a random word: who reads the same one shares the disk
 
@@ -35,6 +36,7 @@ STAGING = ".staging"
 STORE_ID = ".store_id"
 KEEP = ".keep"
 BATCHING = ".batching"
+DEVICE = ".device"
 
 #: Beside a SavedModel, inside its version: who made it, and the body of a Predict request to try it with.
 LINEAGE = "assets.extra/tfserve_lineage.json"
@@ -211,17 +213,31 @@ class Store:
 
     def batching(self, name: str) -> dict[str, Any]:
         """What was set at run time for a model's batching (`api.BatchingRequest`); {} for nothing."""
+        return self._settings(name, BATCHING)
+
+    def set_batching(self, name: str, settings: dict[str, Any]) -> None:
+        """Remember it."""
+        self._set_settings(name, BATCHING, settings)
+
+    def placement(self, name: str) -> dict[str, Any]:
+        """Where a model is to be served (`api.PlacementRequest`); {} for wherever there is room."""
+        return self._settings(name, DEVICE)
+
+    def set_placement(self, name: str, settings: dict[str, Any]) -> None:
+        """Remember it."""
+        self._set_settings(name, DEVICE, settings)
+
+    def _settings(self, name: str, file: str) -> dict[str, Any]:
         try:
-            found = json.loads((self.root / name / BATCHING).read_bytes())
+            found = json.loads((self.root / name / file).read_bytes())
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
 
-    def set_batching(self, name: str, settings: dict[str, Any]) -> None:
-        """Remember it."""
+    def _set_settings(self, name: str, file: str, settings: dict[str, Any]) -> None:
         base = self.model(name)
         base.mkdir(mode=0o700, exist_ok=True)
-        write_atomically(base / BATCHING, json.dumps(settings))
+        write_atomically(base / file, json.dumps(settings))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

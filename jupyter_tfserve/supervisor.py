@@ -1,8 +1,6 @@
-"""Starts, watches, restarts and drains a model server process. The extension and, where there is no Jupyter Server,
-the kernel own one `Supervisor` each; it works in threads of its own and needs no event loop.
-
-The process is told of its owner's death by a pipe: the owner holds the write end, and whoever kills the owner closes
-it.
+"""Keeps a model server running: starts it, starts it again when it ends unasked, drains it. The extension and, where
+there is no Jupyter Server, the kernel own one `Supervisor` each; it works in threads of its own and needs no event
+loop. `process.py` has what there is to a single process.
 """
 
 from __future__ import annotations
@@ -11,11 +9,8 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import secrets
-import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .api import Event, LastExit, ServerInfo, ServerState
+from .cgroup import memory_limit
+from .process import ModelServerProcess, log_tail
 from .store import Store, StoreError, write_atomically
 
 #: What the model server's interpreter must be able to import.
@@ -70,9 +67,12 @@ class Settings:
     tls: Tls | None = None  #: of the direct ports
     flags: tuple[str, ...] = ()  #: more flags of `tfserve`
     start_timeout: float = 120.0  #: seconds; importing TensorFlow on a slow disk takes tens of them
+    hang_timeout: float = 30.0  #: seconds without a heartbeat after which it is killed and started again; 0: never
     drain_timeout: float = 30.0  #: seconds that requests in flight get to finish
     backoff: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 5.0)  #: seconds before each restart in a row; then it gives up
     stable_after: float = 60.0  #: a process that lived this long starts a new count
+    isolate: tuple[str, ...] = ()  #: flags that give models processes of their own, for when the one keeps crashing
+    isolate_after: int = 3  #: ends in a row after which they are used
 
 
 class Supervisor:
@@ -85,15 +85,16 @@ class Supervisor:
         self._ordering = threading.Lock()  # of starts and stops: a start waits until what was stopped is gone
         self._state: ServerState = "stopped"
         self._wanted = False
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner_pipe: int | None = None
+        self._process: ModelServerProcess | None = None
         self._watcher: threading.Thread | None = None
         self._python = ""
         self._ports: tuple[int | None, int | None] = (None, None)
         self._started_at: float | None = None
         self._restarts = 0
         self._last_exit: LastExit | None = None
-        self._notices: list[str] = []
+        self._notices: list[str] = []  # of the process
+        self._warnings: dict[str, None] = {}  # ours, since somebody asked for a start; each once
+        self._isolated = False
         self._error = ("", "")
         settings.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._socket_dir: Path | None = None
@@ -145,7 +146,7 @@ class Supervisor:
                 started_at=self._started_at,
                 restarts=self._restarts,
                 last_exit=self._last_exit,
-                notices=list(self._notices),
+                notices=[*self._warnings, *self._notices],
                 error=self._error[0],
                 remedy=self._error[1],
                 token_file=str(self.token_file),
@@ -182,6 +183,8 @@ class Supervisor:
         with self._changed:
             self._python = chosen
             self._wanted = True
+            self._isolated = False
+            self._warnings.clear()
             self._error = ("", "")
             self._set_state("starting")
             self._watcher = threading.Thread(target=self._watch, name="tfserve-supervisor", daemon=True)
@@ -198,14 +201,8 @@ class Supervisor:
             self._wanted = False
             self._changed.notify_all()
             process, watcher = self._process, self._watcher
-        if process is not None and process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                process.wait(self.settings.drain_timeout + 5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        if process is not None:
+            process.stop(self.settings.drain_timeout)
         if watcher is not None and watcher is not threading.current_thread():
             watcher.join()
         with self._changed:
@@ -225,12 +222,7 @@ class Supervisor:
 
     def log_tail(self, lines: int = 200) -> str:
         """The end of the model server's log."""
-        try:
-            with open(self.log, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - 400 * lines))
-                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
-        except OSError:
-            return ""
+        return log_tail(self.log, lines)
 
     # What follows runs in the watcher's thread.
 
@@ -248,44 +240,58 @@ class Supervisor:
                     self._error = (error.message, error.remedy)
                 else:
                     self._error = (f"{self._python} could not be started: {error}.", "")
-            process = self._process
-            if ready and process is not None:
+            if ready and self._process is not None:
                 answered = True
-                process.wait()
+                self._process.wait()
             asked = not self._wanted
-            reason = self._end_process()
+            process = self._end_process()
             if asked:
                 with self._changed:
                     self._set_state("stopped")
                 return
             if time.monotonic() - began > self.settings.stable_after:
                 failures = 0
+            reason = process.how_it_ended() if process is not None else "did not start"
+            out_of_memory = _out_of_memory() if process is not None and process.was_out_of_memory else ""
             if ready:
                 self._last_exit = LastExit(reason=reason, time=time.time(), log_tail=self.log_tail(20))
-            if not answered or failures >= len(self.settings.backoff):
-                with self._changed:
-                    message = self._error[0] or f"The model server {reason}."
-                    self._error = (message, self._error[1] or f"The end of its log:\n{self.log_tail(15)}")
-                    self._wanted = False
-                    self._set_state("failed", reason)
+            if out_of_memory:
+                self._warnings[out_of_memory] = None
+            failures += 1
+            if not answered or failures > len(self.settings.backoff):
+                self._give_up(reason, failures, out_of_memory)
                 return
+            if self.settings.isolate and failures >= self.settings.isolate_after and not self._isolated:
+                self._isolated = True
+                self._warnings[
+                    f"The model server ended {failures} times in a row, the last time it {reason}. Models now have "
+                    "processes of their own, so that only the one at fault fails; a restart goes back to one process."
+                ] = None
+                failures = 1
             with self._changed:
                 self._restarts += 1
                 self._set_state("restarting", f"The model server {reason}; it is started again.")
-                self._changed.wait_for(lambda: not self._wanted, self.settings.backoff[failures])
-                failures += 1
+                self._changed.wait_for(lambda: not self._wanted, self.settings.backoff[failures - 1])
                 if not self._wanted:
                     self._set_state("stopped")
                     return
+
+    def _give_up(self, reason: str, failures: int, remedy: str) -> None:
+        """It does not start, or ended too often in a row."""
+        message = f"The model server {reason}."
+        if failures > 1:
+            message = f"The model server ended {failures} times in a row; the last time it {reason}."
+            remedy = remedy or "Stop serving what makes it end (its log may say), then `%tfserve start`."
+        remedy = "\n".join(filter(None, [remedy, f"The end of its log:\n{self.log_tail(15)}"]))
+        with self._changed:
+            self._error = (self._error[0] or message, self._error[1] or remedy)
+            self._wanted = False
+            self._set_state("failed", reason)
 
     def _spawn(self) -> bool:
         """Start one process and wait until it says that it answers; False if it ended or took too long."""
         settings = self.settings
         settings.store.create()
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(self.log, self.log.with_suffix(".log.1"))
-        owner_read, owner_write = os.pipe()
-        ready_read, ready_write = os.pipe()
         command = [
             self._python,
             "-m",
@@ -301,38 +307,24 @@ class Supervisor:
             "--max_num_load_retries=0",  # what cannot be loaded is told at once; a new registration tries again
             "--auto_batching",
             f"--drain_timeout_seconds={settings.drain_timeout}",
-            f"--owner_fd={owner_read}",
-            f"--ready_fd={ready_write}",
             *settings.flags,
+            *(settings.isolate if self._isolated else ()),
         ]
-        try:
-            with open(os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "ab") as log:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=settings.runtime_dir,  # python -m looks for modules here first: never in the user's folder
-                    pass_fds=(owner_read, ready_write),
-                    start_new_session=True,  # an interrupt of the kernel or the terminal is not meant for it
-                )
-        except BaseException:
-            os.close(owner_write)
-            os.close(ready_read)
-            raise
-        finally:
-            os.close(owner_read)
-            os.close(ready_write)
+        process = ModelServerProcess(
+            command,
+            self.log,
+            self.socket,
+            settings.start_timeout,
+            settings.hang_timeout,
+            cwd=settings.runtime_dir,  # python -m looks for modules here first: never in the user's folder
+        )
         with self._changed:
-            self._process, self._owner_pipe = process, owner_write
-            if not self._wanted:  # stop() came while the process was being made, and could not see it
-                process.terminate()
-        line = _read_line(ready_read, settings.start_timeout)
-        if not line:
-            process.kill()
-            process.wait()
+            if not self._wanted:
+                return False
+            self._process = process
+        ready = process.start()
+        if ready is None:
             return False
-        ready = json.loads(line)
         with self._changed:
             self._ports = ready["grpc_port"], ready["rest_port"]
             self._notices = ready["notices"]
@@ -370,25 +362,13 @@ class Supervisor:
         write_atomically(file, "\n".join([*lines, f"client_verify: {str(tls.client_ca is not None).lower()}"]))
         return [f"--ssl_config_file={file}"]
 
-    def _end_process(self) -> str:
-        """Reap the process, close the pipe, remove the socket; returns in plain words how it ended."""
-        process = self._process
-        if self._owner_pipe is not None:
-            os.close(self._owner_pipe)
-            self._owner_pipe = None
-        with contextlib.suppress(OSError):
-            self.socket.unlink()
-        code = process.poll() if process is not None else None
+    def _end_process(self) -> ModelServerProcess | None:
+        """Forget the process, which has ended; returns it, None if there was none."""
         with self._changed:
-            self._process = None
+            process, self._process = self._process, None
             self._started_at = None
             self._ports = (None, None)
-        if code is None:
-            return "did not start"
-        if code >= 0:
-            return f"ended with status {code}"
-        name = signal.Signals(-code).name
-        return f"was killed by {name}" + (" (out of memory, or by hand)" if name == "SIGKILL" else "")
+        return process
 
     def _set_state(self, state: ServerState, reason: str = "") -> None:
         """With `_changed` held."""
@@ -418,6 +398,15 @@ class Supervisor:
         )
 
 
+def _out_of_memory() -> str:
+    """What the user is told when the system killed a model server for want of memory."""
+    return (
+        f"The system killed the model server because memory ran out (limit {memory_limit() / 2**30:.1f} GiB, all "
+        "programs together). Stop serving a model, serve a smaller one, or give this machine or container more memory; "
+        "the flag --memory_budget_mb makes loads that do not fit be refused instead."
+    )
+
+
 def missing_here() -> list[str]:
     """The modules that the model server needs and this interpreter lacks; imports none of them."""
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -434,22 +423,3 @@ def missing_in(python: str) -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return list(NEEDED)
     return done.stdout.split()
-
-
-def _read_line(fd: int, timeout: float) -> bytes:
-    """One line from a pipe; b"" if the other side ends or `timeout` seconds pass first. Closes the pipe."""
-    end = time.monotonic() + timeout
-    line = b""
-    poll = select.poll()  # select() ends at file descriptor 1023, which a Jupyter Server with many kernels passes
-    poll.register(fd, select.POLLIN)
-    try:
-        while not line.endswith(b"\n"):
-            if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
-                return b""
-            part = os.read(fd, 4096)
-            if not part:
-                return b""
-            line += part
-        return line
-    finally:
-        os.close(fd)

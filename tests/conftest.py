@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import StoreServer, Tfserve, environment, publish
@@ -48,7 +49,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Tfserve]]:
     """Starts `tfserve` by hand, with the flags given, in a folder of the test; what still runs at its end is killed."""
     started: list[Tfserve] = []
 
-    def begin(*flags: str, **more: bool) -> Tfserve:
+    def begin(*flags: str, **more: Any) -> Tfserve:
         one = Tfserve(tmp_path / f"tfserve-{len(started)}", *flags, **more)
         started.append(one)
         return one

@@ -88,7 +88,14 @@ def call(
 class Tfserve:
     """A `tfserve` process. Ports, where they are asked for, are free ones; the log is a file."""
 
-    def __init__(self, folder: Path, *flags: str, ports: bool = True, owned: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *flags: str,
+        ports: bool = True,
+        owned: bool = False,
+        variables: dict[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "log"
@@ -110,7 +117,7 @@ class Tfserve:
                 stdout=log,
                 stderr=log,
                 cwd=folder,
-                env=environment(),
+                env={**environment(), **(variables or {})},
                 pass_fds=passed,
             )
         os.close(told)

@@ -31,6 +31,9 @@ tf1 = tf.compat.v1
 #: Seconds after which a model that waits for a file gives up: a test that fails must not hang as well.
 GIVE_UP = 30.0
 
+#: Of each run of the model `slow`.
+SLOW_SECONDS = 0.2
+
 DTYPES = (
     "float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool string float16 bfloat16 "
     "complex64 complex128"
@@ -247,6 +250,28 @@ def slow_to_load(folder: Path, gate: Path) -> None:
         builder.save()
 
 
+def slow(folder: Path) -> None:
+    """y = x after `SLOW_SECONDS` of work; signature `regress` the same for tf.Examples with a feature `a`."""
+
+    def late(x: tf.Tensor) -> tf.Tensor:
+        end = tf.timestamp() + SLOW_SECONDS
+        body = lambda m: tf.linalg.matmul(m, m) / 64.0  # noqa: E731
+        worked = tf.while_loop(lambda m: tf.timestamp() < end, body, [tf.ones([64, 64])])[0]
+        return x + 0.0 * tf.reduce_sum(worked)
+
+    def regress(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed = tf.io.parse_example(inputs, {"a": tf.io.FixedLenFeature([], tf.float32, 0.0)})
+        return {"outputs": late(parsed["a"])}
+
+    save(
+        folder,
+        {
+            "serving_default": (lambda x: {"y": late(x)}, [spec([None], tf.float32, "x")]),
+            "regress": (regress, [spec([None], tf.string, "inputs")]),
+        },
+    )
+
+
 def chain(folder: Path) -> None:
     """y = x through several layers of 64 x 64, each of them zero: enough work for TensorFlow to rewrite it."""
     weights = tf.Variable(np.zeros((64, 64), np.float32))
@@ -322,6 +347,7 @@ def main(root: Path) -> None:
     with_warm_up(root / "probed" / "2")
     gated(root / "gated" / "1")
     chain(root / "chain" / "1")
+    slow(root / "slow" / "1")
     lite(root / "lite" / "1", root / "lite_serving" / "1")
     slow_to_load(root / "slow_to_load" / "1", root / "slow_to_load" / "gate")
     model = keras_model()

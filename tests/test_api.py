@@ -22,6 +22,7 @@ STATES = {
     "ServerState": api.ServerState,
     "ShareKind": api.ShareKind,
     "BatchingMode": api.BatchingMode,
+    "MoveState": api.MoveState,
 }
 VERBS = {"get", "put", "post", "patch", "delete"}
 

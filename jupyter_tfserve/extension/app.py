@@ -109,6 +109,12 @@ class TFServe(ExtensionApp):
         120.0, help="Seconds that the model server gets to start; importing TensorFlow from a slow disk takes long."
     ).tag(config=True)
 
+    hang_timeout = Float(
+        30.0,
+        help="""Seconds that the model server may leave its heartbeat unanswered; then it is killed as hung and started
+        again. 0: it is not asked.""",
+    ).tag(config=True)
+
     drain_timeout = Float(
         30.0, help="Seconds that requests in flight get to finish when the model server is stopped."
     ).tag(config=True)
@@ -189,6 +195,7 @@ class TFServe(ExtensionApp):
                 tls=self._tls(),
                 flags=tuple(self.model_server_flags),
                 start_timeout=self.start_timeout,
+                hang_timeout=self.hang_timeout,
                 drain_timeout=self.drain_timeout,
             ),
             self._on_supervisor,

@@ -188,7 +188,11 @@ class StateHandler(ManagementHandler):
         self.set_status(200)
         stored = await self.in_thread(self.tfserve.models.names)
         state = State(
-            server=await self.server_info(), versions={"jupyter_tfserve": __version__}, models=[], stored=stored
+            server=await self.server_info(),
+            versions={"jupyter_tfserve": __version__},
+            models=[],
+            processes=[],
+            stored=stored,
         )
         self.finish(json.dumps(state))
 
@@ -259,6 +263,26 @@ class LabelsHandler(ManagementHandler):
     @authorized("write", AUTH_RESOURCE)
     async def patch(self, name: str) -> None:
         """``{"label": version or null}``."""
+        await self.hand_on()
+
+
+class DevicesHandler(ManagementHandler):
+    """Where models can be served."""
+
+    @web.authenticated
+    @authorized("read", AUTH_RESOURCE)
+    async def get(self) -> None:
+        """A `DeviceList`."""
+        await self.hand_on()
+
+
+class DeviceHandler(ManagementHandler):
+    """Where a model is served."""
+
+    @web.authenticated
+    @authorized("write", AUTH_RESOURCE)
+    async def put(self, name: str) -> None:
+        """A `PlacementRequest`."""
         await self.hand_on()
 
 
@@ -375,6 +399,9 @@ class LogsHandler(StreamHandler):
         lines = self.get_query_argument("lines", "200")
         if not lines.isdigit() or not 0 < int(lines) <= _MAX_LOG_LINES:
             raise Refuse(400, f"'lines' is a number from 1 to {_MAX_LOG_LINES}.")
+        if self.get_query_argument("process", ""):
+            await self.hand_on()  # a worker's: its front knows where it is
+            return
         if self.get_query_argument("follow", "") == "true":
             following = self.tfserve.log_followers.follow(self.tfserve.supervisor.log, int(lines))
             await self.stream(following.parts(), "text/plain; charset=utf-8", following.close)
@@ -456,7 +483,9 @@ default_handlers: list[tuple[str, type[ManagementHandler]]] = [
     (r"/tfserve/api/models/([^/]+)/policy", PolicyHandler),
     (r"/tfserve/api/models/([^/]+)/batching", BatchingHandler),
     (r"/tfserve/api/models/([^/]+)/labels", LabelsHandler),
+    (r"/tfserve/api/models/([^/]+)/device", DeviceHandler),
     (r"/tfserve/api/models/([^/]+)/example", ExampleHandler),
+    (r"/tfserve/api/devices", DevicesHandler),
     (r"/tfserve/api/stats", StatsHandler),
     (r"/tfserve/api/config", ConfigHandler),
     (r"/tfserve/api/events", EventsHandler),

@@ -166,7 +166,7 @@ class OwnedEndpoint(Endpoint):
         """What the model server says; while it does not run, what the store holds."""
         if not self._stopped and (self._supervisor.running or self._store.has_models):
             return State({**self.client.state(), "server": self.info()})
-        return State(server=self.info(), versions={}, models=[], stored=self._store.names())
+        return State(server=self.info(), versions={}, models=[], processes=[], stored=self._store.names())
 
     def info(self) -> ServerInfo:
         """What the supervisor knows."""

@@ -5,32 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib.metadata
 import json
 import logging
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import tensorflow as tf
 import uvloop
 from watchfiles import awatch
 
 from .. import __version__
+from ..api import Event
+from ..devices import Devices
 from ..grants import GRANT_HEADER, Grant
 from ..store import Store, StoreError
 from . import config as model_config
 from . import config_protos, metrics
 from .auth import Bearers
-from .batching_settings import BatchingSettings
 from .codecs.json_numbers import quiet_numpy
 from .config import Config, ConfigStore
 from .core.batching import Batcher
-from .core.manager import RetryPolicy, Version
-from .core.servable import Servable
+from .core.manager import Loader, RetryPolicy, Version
+from .core.memory_budget import Loaded, MemoryBudget
+from .core.pools import ModelPools
 from .core.server_core import CoreOptions, ServerCore
 from .errors import ServingError
 from .flags import PORTS_TRIED, Flags, cpus
@@ -40,16 +43,20 @@ from .frontends.grpc_web import PREFIX as GRPC_WEB
 from .frontends.grpc_web import GrpcWeb
 from .frontends.http import Exchange, HttpServer
 from .frontends.management import EventBus, ManagementApi, model_event, version_event
-from .frontends.profiler import ProfilerService
 from .frontends.rest import RestApi, RestOptions
 from .frontends.services import Services, not_available
 from .memory import forget_start_up
-from .platforms import lite, saved_model
-from .platforms.session_config import session_config
-from .platforms.warmup import warm_up
 from .request_log import RequestLogs
 from .stats import Sampler, load_of
 from .tls import Tls
+from .workers.assigned import PREFIX as ASSIGNED
+from .workers.assigned import Assigned
+from .workers.front import Front
+from .workers.one_process import OneProcess
+from .workers.places import Places
+from .workers.relay import Relay
+from .workers.rest import RestRelay
+from .workers.services import RemoteServices
 
 log = logging.getLogger("tfserve")
 
@@ -63,21 +70,29 @@ class StartFailed(Exception):
 
 
 def run(flags: Flags) -> int:
-    """The program; returns its exit status."""
+    """The program, with the models in this process; returns its exit status."""
+    return _run(flags, _Program)
+
+
+def run_front(flags: Flags) -> int:
+    """The program, with the models in workers."""
+    return _run(flags, _FrontProgram)
+
+
+def _run(flags: Flags, program: type[_Program]) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
-    tf.get_logger().setLevel(logging.ERROR)  # its own handler would say everything twice
     if flags.version:
         sys.stdout.write(
-            f"TensorFlow ModelServer: {__version__}+jupyter_tfserve\nTensorFlow Library: {tf.__version__}\n"
+            f"TensorFlow ModelServer: {__version__}+jupyter_tfserve\nTensorFlow Library: {_tensorflow_version()}\n"
         )
         return 0
     for line in flags.ineffective():
         log.warning("Flag without effect: %s", line)
     try:
-        return uvloop.run(_Program(flags).run())
+        return uvloop.run(program(flags).run())
     except (StartFailed, StoreError, ServingError) as error:
         sys.stderr.write(f"Failed to start server. Error: {error}\n")
         return 1
@@ -85,6 +100,8 @@ def run(flags: Flags) -> int:
 
 class _Program:
     """One run of the server. Its parts are made in `run`, inside the event loop."""
+
+    _loads_here = True  #: versions are loaded into this process
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
@@ -102,39 +119,34 @@ class _Program:
         self._store = Store(flags.store).create() if flags.store else None
         self._management_pool = ThreadPoolExecutor(16, "management")
         self._logs = RequestLogs()
-        self._batching = BatchingSettings(flags, self._store)
+        self._prepare(loop)
         self._core = self._make_core()
+        self._budget = MemoryBudget(flags.memory_budget_mb, self._in_memory)
         self._configs = ConfigStore(self._core, self._store)
         try:
             self._bearers = Bearers(flags.bearer_hashes_file, flags.callers_socket)
         except (OSError, ValueError, KeyError, TypeError) as error:  # rather no server than one without its bearers
             raise StartFailed(f"--bearer_hashes_file cannot be read: {error}") from None
         self._admission = Admission(self._bearers)
-        self._sampler = Sampler(lambda: load_of(self._core), self._events.publish)
+        self._sampler = Sampler(lambda: load_of(self._core), on_sample=self._events.publish)
         quiet_numpy()
-        rest_pool = ThreadPoolExecutor(flags.rest_api_num_threads, "rest", quiet_numpy)
+        rest_pools = ModelPools(flags.rest_api_num_threads, lambda name: name in self._core.models, "rest", quiet_numpy)
         self._rest = RestApi(
             self._core,
-            rest_pool,
+            rest_pools,
             RestOptions(
                 flags.rest_api_timeout_in_ms,
                 flags.rest_api_enable_cors_support,
                 flags.max_body_bytes,
                 flags.enable_signature_method_name_check,
                 self._metrics_path(),
+                tell_codes=flags.worker,
             ),
             self._logs,
             self._readiness,
         )
-        services = Services(
-            self._core,
-            flags.enable_serialization_as_tensor_content,
-            flags.enable_signature_method_name_check,
-            self._logs,
-            self._configs.apply,
-            ProfilerService() if flags.enable_profiler else None,
-        )
-        self._grpc_web = GrpcWeb(services.methods(), self._admission, rest_pool)
+        services = self._make_services()
+        self._grpc_web = GrpcWeb(services, self._admission, rest_pools)
         self._grpc = GrpcServer(
             services,
             self._bearers,
@@ -145,6 +157,7 @@ class _Program:
                 flags.grpc_transport,
                 flags.reuse_port,
             ),
+            ModelPools(flags.grpc_max_threads, lambda name: name in self._core.models, "grpc"),
         )
         # TensorFlow's modules are 270,000 objects, which every full collection would walk through.
         gc.collect()
@@ -156,11 +169,12 @@ class _Program:
             if flags.management_socket:
                 self._sampler.start()
                 servers.append(await self._listen_unix(flags.management_socket))
+            sweeps += self._begin()
             await self._load_or_stop()
             if self._stopping.is_set():
                 return 0
             grpc_port, rest_port = await self._open_ports(servers)
-            sweeps = [asyncio.create_task(server.sweep()) for server, _ in servers]
+            sweeps += [asyncio.create_task(server.sweep()) for server, _ in servers]
             sweeps.append(asyncio.create_task(self._bearers.follow()))
             sweeps.append(asyncio.create_task(self._bearers.refusals.tell(self._events.publish)))
             watching = asyncio.create_task(self._follow_config())
@@ -175,39 +189,84 @@ class _Program:
         log.info("Ended")
         return 0
 
+    # What a front does otherwise.
+
+    def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make what loads versions."""
+        from .local import Local, sees
+
+        local = self._local = Local(self._flags, self._store)
+        self._batching = local.batching
+        self._loader: Loader = local.load
+        self._heartbeat: Callable[[], Future[None]] = local.heartbeat
+        self._processes: Places = OneProcess(self._store, Devices(ask=sees))
+
+    def _make_services(self) -> Services:
+        return Services(*self._service_options(), self._local.profiler)
+
+    def _begin(self) -> list[asyncio.Task[None]]:
+        """Before the first version is loaded."""
+        return []
+
+    def _close_backend(self) -> None:
+        """After the last one is unloaded."""
+        self._local.close()
+
+    # Parts.
+
+    def _service_options(self) -> tuple[ServerCore, bool, bool, RequestLogs, Callable[[Config], object]]:
+        flags = self._flags
+        return (
+            self._core,
+            flags.enable_serialization_as_tensor_content,
+            flags.enable_signature_method_name_check,
+            self._logs,
+            self._configs.apply,
+        )
+
     def _make_core(self) -> ServerCore:
         flags = self._flags
-        options = saved_model.SavedModelOptions(tuple(flags.saved_model_tags.split(",")), session_config(flags))
         return ServerCore(
-            lambda name, number, path: self._load(name, number, path, options),
+            self._load,
             CoreOptions(
                 flags.file_system_poll_wait_seconds,
                 RetryPolicy(flags.max_num_load_retries, flags.load_retry_interval_micros / 1e6),
+                flags.load_timeout_seconds,
                 flags.num_load_threads or min(4, cpus()),
                 flags.num_unload_threads or 1,
                 flags.allow_version_labels_for_unavailable_models,
                 keep_labelled=self._store is not None,
             ),
             self._on_change,
-            lambda name, change: self._events.publish(model_event(name, change)),
+            self._on_model,
         )
 
-    def _load(self, name: str, number: int, path: Path, options: saved_model.SavedModelOptions) -> Batcher:
-        """Load and warm up a version; in one of the manager's threads."""
-        flags = self._flags
-        servable: Servable
-        if flags.prefer_tflite_model and lite.found(path):
-            servable = lite.load(path, flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool)
-        else:
-            servable = saved_model.load(path, options)
-        try:
-            batcher = self._batching.batcher(servable, path, name, number)
-            if flags.enable_model_warmup:
-                warm_up(batcher, path, flags.num_request_iterations_for_warmup)
-        except BaseException:
-            servable.close()
-            raise
+    def _load(self, name: str, number: int, path: Path) -> Batcher:
+        """Load and warm up a version, if there is room for it; in one of the manager's threads."""
+        with self._budget.reserve(name, number, path, self._loads_here) as reservation:
+            batcher = self._loader(name, number, path)
+        if self._loads_here:
+            batcher.memory = reservation.size
         return batcher
+
+    def _on_model(self, name: str, change: str) -> None:
+        self._events.publish(model_event(name, change))
+
+    def _make_assigned(self) -> Assigned:
+        from .platforms.probe import probe
+
+        assigned = Assigned(self._core, self._management_pool, probe)
+        self._local.batcher = assigned.batcher
+        return assigned
+
+    def _in_memory(self) -> list[Loaded]:
+        """What the memory budget counts."""
+        return [
+            Loaded(version.model, version.number, servable.memory or 0)
+            for name in self._core.manager.names()
+            for version in self._core.manager.versions(name)
+            if (servable := version.servable) is not None
+        ]
 
     def _metrics_path(self) -> str:
         """Where the metrics page is: as the monitoring config says; in a store always."""
@@ -285,10 +344,13 @@ class _Program:
             self._batching,
             self._events,
             self._management_pool,
-            {"tensorflow": tf.__version__, "jupyter_tfserve": __version__},
+            {"tensorflow": _tensorflow_version(), "jupyter_tfserve": __version__},
             self._store,
             self._sampler,
+            self._heartbeat,
+            self._processes,
         )
+        assigned = self._make_assigned() if self._flags.worker else None
 
         def answer(request: Exchange) -> None:
             forwarded = request.headers.get(GRANT_HEADER.lower())
@@ -297,12 +359,15 @@ class _Program:
                 self._grpc_web(request, grant)
             elif grant is not None:
                 self._admission.rest(grant, request, self._rest)
+            elif assigned is not None and request.target.startswith(ASSIGNED):
+                assigned(request)
             elif request.target.startswith("/api/"):
                 management(request)
             else:
                 self._rest(request)
 
-        server = HttpServer(answer, self._flags.max_body_bytes)
+        # A worker's front has its own limit.
+        server = HttpServer(answer, 2**62 if self._flags.worker else self._flags.max_body_bytes)
         before = os.umask(0o177)
         try:
             with contextlib.suppress(FileNotFoundError):
@@ -441,11 +506,68 @@ class _Program:
         for sweep in sweeps:
             sweep.cancel()
         await asyncio.to_thread(self._core.close, 5.0)
+        await asyncio.to_thread(self._close_backend)
         await asyncio.to_thread(self._logs.close)
         self._management_pool.shutdown(wait=False, cancel_futures=True)
         if self._flags.management_socket:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._flags.management_socket)
+
+
+class _FrontProgram(_Program):
+    """One whose versions workers load: it never imports TensorFlow."""
+
+    _loads_here = False
+
+    def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
+        front = self._front = Front(self._flags, self._store, loop, self._on_process, self._on_move)
+        self._batching = front.batching
+        self._loader = front.load
+        self._heartbeat = _beat
+        self._processes = front
+
+    def _make_services(self) -> Services:
+        loop = asyncio.get_running_loop()
+        self._front.core = self._core
+        relay = self._relay = Relay(self._core, loop)
+        timeout = self._flags.rest_api_timeout_in_ms
+        self._rest.relay = RestRelay(relay, self._rest, timeout / 1000 if timeout else None)
+        self._rest.counted_elsewhere = self._sampler.reports = self._front.reports
+        return RemoteServices(relay, *self._service_options())
+
+    def _begin(self) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self._relay.look())]
+
+    def _close_backend(self) -> None:
+        self._front.close()
+
+    def _on_model(self, name: str, change: str) -> None:
+        super()._on_model(name, change)
+        if change == "changed":
+            with contextlib.suppress(RuntimeError):  # the pool is shut down
+                self._management_pool.submit(self._front.set_logging, name)
+
+    def _on_process(self) -> None:
+        self._events.publish(Event(type="server", time=time.time(), state="running", reason=""))
+
+    def _on_move(self, model: str, device: str, state: str, error: str) -> None:
+        self._events.publish(Event(type="move", time=time.time(), model=model, device=device, state=state, error=error))
+        if state in ("done", "failed"):
+            self._events.publish(model_event(model, "changed"))
+
+
+def _beat() -> Future[None]:
+    """The heartbeat of a process that runs no models: that it is asked for in the event loop is all there is to it."""
+    beat: Future[None] = Future()
+    beat.set_result(None)
+    return beat
+
+
+def _tensorflow_version() -> str:
+    """Without importing it; the package may have another name (tensorflow-cpu)."""
+    for name in importlib.metadata.packages_distributions().get("tensorflow", ()):
+        return importlib.metadata.version(name)
+    return "unknown"
 
 
 def _stamp(file: Path) -> tuple[int, ...]:

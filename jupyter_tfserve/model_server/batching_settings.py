@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -21,7 +21,6 @@ from .core.batching import Batcher, Batching, BatchingParameters, Mode
 from .core.servable import Servable
 from .errors import Code, ServingError, invalid
 from .flags import Flags
-from .platforms.probe import probe
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +48,13 @@ class BatchingSettings:
     the process. All methods may be called from any thread.
     """
 
-    def __init__(self, flags: Flags, store: Store | None) -> None:
-        """Raises ServingError if the file that the flags name cannot be used."""
+    def __init__(
+        self, flags: Flags, store: Store | None, probe: Callable[[Servable, Path], Mapping[str, str]] | None
+    ) -> None:
+        """`probe` says of a servable's signatures why their requests are not to be merged; None: whoever loads a
+        version finds it out. Raises ServingError if the file that the flags name cannot be used.
+        """
+        self._run_probe = probe
         self._flags = flags
         self._store = store
         self._parameters = batching_parameters(
@@ -76,6 +80,18 @@ class BatchingSettings:
             self._batchers[batcher] = loaded
             self._apply(batcher, loaded, self._in_force(model, default))
         return batcher
+
+    def of(self, model: str, path: Path) -> Batching:
+        """What a version that is to be loaded elsewhere goes by. Raises ServingError if its own file cannot be used."""
+        return self._in_force(model, self._default(path))
+
+    def follow(self, batcher: Batcher, model: str, path: Path) -> None:
+        """A version has been loaded elsewhere: from now on it follows what is changed."""
+        with self._lock:
+            self._batchers[batcher] = _Loaded(model, path)
+            batching = self._in_force(model, self._default(path))
+            if batching != batcher.batching:  # changed while it loaded
+                batcher.batching = batching
 
     def change(self, model: str, request: Mapping[str, Any]) -> None:
         """A `BatchingRequest`: applies to the versions that are loaded from their next run on, and to those that come.
@@ -161,8 +177,8 @@ class BatchingSettings:
         batcher.batching = batching
 
     def _probe(self, batcher: Batcher, loaded: _Loaded) -> None:
-        if not loaded.is_probed:
-            batcher.dependent = probe(batcher.servable, loaded.path)
+        if not loaded.is_probed and self._run_probe is not None:
+            batcher.dependent = self._run_probe(batcher.servable, loaded.path)
             loaded.is_probed = True
 
 

@@ -57,6 +57,10 @@ _HTTP = {
 }
 
 
+#: Seconds after which whoever was told UNAVAILABLE may try again.
+RETRY_SECONDS = 1
+
+
 class ServingError(Exception):
     """A request, a load or a configuration is refused; the message is meant for the caller."""
 
@@ -78,6 +82,13 @@ class ServingError(Exception):
 def invalid(message: str, remedy: str = "") -> ServingError:
     """INVALID_ARGUMENT, by far the most frequent."""
     return ServingError(Code.INVALID_ARGUMENT, message, remedy)
+
+
+def pushback(error: ServingError) -> tuple[tuple[str, str], ...]:
+    """The trailing metadata of a gRPC status that say when to try again: what HTTP's Retry-After says. (gRPC's own key,
+    of its proposal A6, is for its libraries alone: pygrpc-native lets nobody set it.)
+    """
+    return (("retry-after", str(RETRY_SECONDS)),) if error.code is Code.UNAVAILABLE else ()
 
 
 def truncated(message: str) -> str:

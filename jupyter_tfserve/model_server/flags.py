@@ -41,6 +41,9 @@ class _Parser(argparse.ArgumentParser):
 #: Ports tried after the one asked for, with --find_free_ports.
 PORTS_TRIED = 100
 
+#: What can have a worker process of its own.
+ISOLATIONS = ("none", "device", "model", "version")
+
 #: Accepted as stock does, without effect here.
 WITHOUT_EFFECT: dict[str, tuple[bool | int | str, str]] = {
     "flush_filesystem_caches": (True, "file system caches are the operating system's business"),
@@ -120,6 +123,15 @@ def _parser() -> _Parser:
     for name, (default, why) in WITHOUT_EFFECT.items():
         flag(name, default, f"no effect: {why}")
     # Ours.
+    flag(
+        "isolation",
+        "none",
+        "what has a worker process of its own: 'device', 'model' or 'version'; 'none': one process runs all models",
+    )
+    flag("workers", "auto", "'always': workers even where there is one device only, and without --isolation")
+    flag("worker", False, "for a front: serve on the management socket what it says, and nothing else")
+    flag("gpu_memory_limit_mb", 0, "MB of its GPU's memory that this process may use; 0: all, as needed")
+    flag("hang_timeout_seconds", 30.0, "a worker that answers no heartbeat for so long is killed; 0: none is")
     flag("host", "127.0.0.1", "address that the ports are opened on")
     flag("find_free_ports", False, "take the next free port where one is taken")
     flag("instances", 1, "processes that share the ports, for machines with many cores; each has the models in memory")
@@ -142,6 +154,13 @@ def _parser() -> _Parser:
         "without --enable_batching, merge requests where rows were seen to be independent at load",
     )
     flag("drain_timeout_seconds", 30.0, "seconds that requests in flight get after SIGTERM")
+    flag("load_timeout_seconds", 1800.0, "seconds that a version may take to load; then it has failed; 0: no limit")
+    flag(
+        "memory_budget_mb",
+        0,
+        "MiB for all loaded versions together; a load that would not fit is refused. 0: what the container or machine "
+        "has left; -1: no limit",
+    )
     flag("max_body_bytes", 2**31 - 1, "largest REST body")
     flag("reuse_port", False, "for --instances: other processes of this user may listen on the same ports")
     flag("owner_fd", -1, "for whoever starts tfserve: a pipe that ends when they do")
@@ -194,6 +213,11 @@ class Flags(argparse.Namespace):
     mixed_precision: str
     enable_grpc_healthcheck_service: bool
     enable_serialization_as_tensor_content: bool
+    isolation: str
+    workers: str
+    worker: bool
+    gpu_memory_limit_mb: int
+    hang_timeout_seconds: float
     host: str
     find_free_ports: bool
     instances: int
@@ -204,6 +228,8 @@ class Flags(argparse.Namespace):
     grpc_transport: str
     auto_batching: bool
     drain_timeout_seconds: float
+    load_timeout_seconds: float
+    memory_budget_mb: int
     max_body_bytes: int
     reuse_port: bool
     owner_fd: int
@@ -238,9 +264,16 @@ def parse(arguments: list[str]) -> Flags:
         parser.error(f"--grpc_transport takes 'auto', 'grpcio' or 'native', not {flags.grpc_transport!r}.")
     if flags.callers_socket and not flags.bearer_hashes_file:
         parser.error("--callers_socket needs --bearer_hashes_file: without it the ports ask for no bearer.")
+    for name, known_values in (("isolation", ISOLATIONS), ("workers", ("auto", "always"))):
+        if getattr(flags, name) not in known_values:
+            parser.error(f"--{name} takes one of {', '.join(known_values)}, not {getattr(flags, name)!r}.")
+    if flags.worker and not flags.management_socket:
+        parser.error("--worker needs --management_socket.")
     if flags.instances < 1:
         parser.error(f"--instances takes a number from 1 on, not {flags.instances}.")
     if flags.instances > 1:
+        if flags.isolation != "none" or flags.workers == "always":
+            parser.error("--isolation and --instances cannot be used together: `%tfserve device NAME --replicas N`.")
         for name in ("store", "management_socket", "grpc_socket_path"):
             if getattr(flags, name):
                 parser.error(

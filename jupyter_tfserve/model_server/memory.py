@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import re
 import sys
+import types
 
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \d+\s*(.*)")
 
@@ -20,6 +22,19 @@ def leave_out_keras() -> None:
     SavedModel needs none, as it holds graphs.
     """
     sys.modules["keras"] = None  # type: ignore[assignment]
+
+
+def leave_out_tensorflow() -> None:
+    """To be called in a front, which runs no models: TensorFlow's messages can be imported then without the package
+    itself, which takes seconds and hundreds of megabytes.
+    """
+    found = importlib.util.find_spec("tensorflow")
+    if found is None or "tensorflow" in sys.modules:
+        return
+    package = types.ModuleType("tensorflow")
+    package.__path__ = list(found.submodule_search_locations or ())
+    package.__spec__ = found
+    sys.modules["tensorflow"] = package
 
 
 def forget_start_up() -> int:

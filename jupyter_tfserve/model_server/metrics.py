@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,16 @@ class _Metric:
         self.labels = labels
         self._lock = threading.Lock()
 
-    def lines(self) -> list[str]:
-        """The samples as Prometheus reads them."""
+    def samples(self) -> dict[Labels, Any]:
+        """What was counted for each combination of labels, as plain data."""
+        raise NotImplementedError
+
+    def added(self, one: Any, other: Any) -> Any:
+        """Two values of `samples` together."""
+        raise NotImplementedError
+
+    def lines(self, samples: Mapping[Labels, Any]) -> list[str]:
+        """What Prometheus reads."""
         raise NotImplementedError
 
     def total(self) -> int:
@@ -106,9 +114,17 @@ class Counter(_Metric):
         with self._lock:
             return int(sum(child.value for child in self._children.values()))
 
-    def lines(self) -> list[str]:
-        """A sample for each combination of labels that has counted anything."""
-        return [f"{self._text(labels)} {child.value:g}" for labels, child in self.children() if child.value]
+    def samples(self) -> dict[Labels, Any]:
+        """The value for each combination of labels that has counted anything."""
+        return {labels: child.value for labels, child in self.children() if child.value}
+
+    def added(self, one: Any, other: Any) -> Any:
+        """Their sum."""
+        return one + other
+
+    def lines(self, samples: Mapping[Labels, Any]) -> list[str]:
+        """A sample for each combination of labels."""
+        return [f"{self._text(labels)} {value:g}" for labels, value in samples.items()]
 
 
 class Distribution:
@@ -240,22 +256,27 @@ class Histogram(_Metric):
         """How many values were counted."""
         return sum(sum(child.counts()[0]) for _, child in self.children())
 
-    def lines(self) -> list[str]:
-        """Buckets, sum and count for each combination of labels that has counted anything."""
+    def samples(self) -> dict[Labels, Any]:
+        """Counts and sum for each combination of labels that has counted anything."""
+        found = {labels: child.counts() for labels, child in self.children()}
+        return {labels: counted for labels, counted in found.items() if any(counted[0])}
+
+    def added(self, one: Any, other: Any) -> Any:
+        """Counts and sums of both."""
+        return [a + b for a, b in zip(one[0], other[0], strict=True)], one[1] + other[1]
+
+    def lines(self, samples: Mapping[Labels, Any]) -> list[str]:
+        """Buckets, sum and count for each combination of labels."""
         lines = []
-        children = self.children()
         limits = [*map("{:g}".format, self.limits), "+Inf"]
-        for labels, child in children:
+        for labels, (counts, total) in samples.items():
             below = 0
-            buckets = []
-            counts, total = child.counts()
             for limit, count in zip(limits, counts, strict=True):
                 below += count
-                buckets.append(self._text(labels, "_bucket", f'le="{limit}"') + f" {below}")
-            if below:
-                lines += buckets
-                lines.append(f"{self._text(labels, '_sum')} {total:g}")
-                lines.append(f"{self._text(labels, '_count')} {below}")
+                le = f'le="{limit}"'
+                lines.append(f"{self._text(labels, '_bucket', le)} {below}")
+            lines.append(f"{self._text(labels, '_sum')} {total:g}")
+            lines.append(f"{self._text(labels, '_count')} {below}")
         return lines
 
 
@@ -308,13 +329,53 @@ ALL: list[_Metric] = [
 ]
 
 
-def page(in_flight: Sequence[tuple[str, int, int]] = ()) -> str:
-    """All samples as text; `in_flight` holds model, version and the number of requests that run in it now."""
+#: What only the process knows that runs the model: a front has it from its workers, and counts all else itself.
+OF_RUNS: list[_Metric] = [
+    RUNTIME_LATENCY,
+    EXAMPLE_COUNT_TOTAL,
+    EXAMPLE_COUNTS,
+    WARMUP_RECORDS,
+    WARMUP_LATENCY,
+    WRAPPED_RUN_COUNT,
+    LOG_RECORDS,
+    SIGNATURE_LATENCY,
+    QUEUE_TIME,
+    BATCH_SIZE,
+]
+
+#: Samples by the name of their metric, as JSON: pairs of labels and a value.
+Counted = dict[str, list[Any]]
+
+
+def counted() -> Counted:
+    """What was counted of runs here, for a front."""
+    return {metric.name: list(metric.samples().items()) for metric in OF_RUNS}
+
+
+def added(several: Sequence[Counted]) -> Counted:
+    """What several processes have counted, together."""
+    return {
+        metric.name: list(_sum(metric, {}, [one.get(metric.name, []) for one in several]).items()) for metric in OF_RUNS
+    }
+
+
+def _sum(metric: _Metric, samples: dict[Labels, Any], more: Sequence[list[Any]]) -> dict[Labels, Any]:
+    for listed in more:
+        for labels, value in listed:
+            key = tuple(labels)
+            samples[key] = metric.added(samples[key], value) if key in samples else value
+    return samples
+
+
+def page(in_flight: Sequence[tuple[str, int, int]] = (), others: Sequence[Counted] = ()) -> str:
+    """All samples as text; `in_flight` holds model, version and the number of requests that run in it now, `others`
+    what workers have counted.
+    """
     lines: list[str] = []
     for metric in ALL:
-        samples = metric.lines()
+        samples = _sum(metric, metric.samples(), [one.get(metric.name, []) for one in others])
         if samples:
-            lines += [f"# TYPE {metric.name} {metric.kind}", *samples]
+            lines += [f"# TYPE {metric.name} {metric.kind}", *metric.lines(samples)]
     if in_flight:
         lines.append("# TYPE jupyter_tfserve_in_flight gauge")
         lines += [

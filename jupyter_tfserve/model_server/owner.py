@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -11,16 +12,21 @@ import threading
 _LOOK = 0.5
 
 
-def end_with_owner(fd: int) -> None:
-    """Watch, in a thread, the pipe that the owner holds open, and the owner itself."""
-    threading.Thread(target=_watch, args=(fd, os.getppid()), name="owner", daemon=True).start()
+def end_with_owner(fd: int, socket: str = "") -> None:
+    """Watch, in a thread, the pipe that the owner holds open, and the owner itself; `socket` goes when this process
+    does.
+    """
+    threading.Thread(target=_watch, args=(fd, os.getppid(), socket), name="owner", daemon=True).start()
 
 
-def _watch(fd: int, parent: int) -> None:
+def _watch(fd: int, parent: int, socket: str) -> None:
     # The pipe ends with the owner. Where a child of the owner still holds it (a fork in a kernel), the parent's number
     # has changed.
     while os.getppid() == parent:
         if select.select([fd], [], [], _LOOK)[0] and not os.read(fd, 1):
             break
     sys.stderr.write("The process that started this server is gone: ending\n")
+    if socket:
+        with contextlib.suppress(OSError):
+            os.unlink(socket)
     os._exit(1)

@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import tensorflow as tf
+from typing import Any
 
 from . import metrics
 from .core.policy import LoggingConfig
@@ -41,7 +40,7 @@ _COMPLAINT_SECONDS = 60.0
 class _File:
     """The file that a prefix is written to now."""
 
-    writer: tf.io.TFRecordWriter
+    writer: Any  #: a TFRecordWriter
     path: Path
     size: int = 0
 
@@ -120,6 +119,8 @@ class RequestLogs:
                 log.error("Requests of %s cannot be logged to %s: %s", model, config.filename_prefix, error)
 
     def _open(self, prefix: str) -> _File:
+        import tensorflow as tf  # here, as a front has such logs and no TensorFlow: its workers write them
+
         self._number += 1
         name = f"{prefix}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}-{self._number:05d}.tfrecord"
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +132,6 @@ class RequestLogs:
         for prefix, file in list(self._files.items()):
             try:
                 action(file)
-            except tf.errors.OpError as error:
+            except Exception as error:  # TensorFlow's: the disk is full
                 del self._files[prefix]
-                log.error("%s: %s", file.path, error.message)
+                log.error("%s: %s", file.path, error)

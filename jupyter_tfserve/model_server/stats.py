@@ -7,13 +7,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from .. import api
 from . import metrics
 from .core.server_core import ServerCore
-from .metrics import Labels, Tally
+from .metrics import Counted, Labels, Tally
 
 #: Seconds that are remembered.
 KEPT = 120
@@ -51,9 +53,11 @@ class Sampler:
     """The last seconds. `load` is asked from the sampler's thread, at each second's end."""
 
     load: Callable[[], Load]
+    reports: Callable[[], Sequence[Counted]] = tuple  #: what workers have counted of the runs that they made
     on_sample: Callable[[api.Event], None] = lambda event: None
     _history: deque[tuple[float, dict[str, api.Sample]]] = field(default_factory=lambda: deque(maxlen=KEPT))
     _tallies: dict[tuple[metrics.Histogram, Labels], Tally] = field(default_factory=dict)
+    _reported: dict[tuple[metrics.Histogram, Labels], Tally] = field(default_factory=dict)
     _counts: dict[Labels, float] = field(default_factory=dict)
     _end: threading.Event = field(default_factory=threading.Event)
 
@@ -108,6 +112,19 @@ class Sampler:
                 second = found[labels[0]]
                 sum_, new = getattr(second, part), now.since(before)
                 setattr(second, part, new if sum_ is None else sum_.plus(new))
+        counted = metrics.added(self.reports())
+        for metric, part in ((metrics.QUEUE_TIME, "queue"), (metrics.BATCH_SIZE, "batches")):
+            for listed, (buckets, total) in counted[metric.name]:
+                labels, now = tuple(listed), Tally(metric.limits, np.array(buckets), total)
+                before = self._reported.get((metric, labels))
+                new = now.since(before)
+                if new.buckets.min() < 0:  # a worker that counted is gone, with what it told nobody
+                    new = now
+                if new.count:
+                    self._reported[metric, labels] = now
+                    second = found[labels[0]]
+                    sum_ = getattr(second, part)
+                    setattr(second, part, new if sum_ is None else sum_.plus(new))
         for labels, count in metrics.REQUEST_COUNT.children():
             model, status = labels
             before_, self._counts[labels] = self._counts.get(labels, 0.0), count.value

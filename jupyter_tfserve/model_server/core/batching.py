@@ -23,6 +23,7 @@ import numpy as np
 
 from .. import metrics
 from ..errors import Code, ServingError, invalid
+from .pools import full
 from .servable import Array, Servable, Signature
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ Turn = Callable[[Callable[[], None]], object]
 
 #: Seconds for which nobody is asked whether a request is still wanted.
 _MOMENT = 0.001
+
+#: Requests that are not merged count so many to a batch when it comes to how much may wait.
+_UNMERGED_ENQUEUED = 100
 
 #: Seconds of runs in a frontend's thread, one after the other, before it sees to its connections again.
 _TURN_SECONDS = 0.001
@@ -43,7 +47,7 @@ class BatchingParameters:
 
     max_batch_size: int = 1000  #: rows of one request, and of one run
     batch_timeout_micros: int = 0  #: how long a run waits for more; 0: it takes what is there
-    max_enqueued_batches: int = 10  #: full batches that may wait; what comes on top is UNAVAILABLE
+    max_enqueued_batches: int = 10  #: full batches (or 100 times as many unmerged requests) that may wait
     num_batch_threads: int = 1  #: runs of one queue at the same time
     allowed_batch_sizes: tuple[int, ...] = ()  #: a run is padded to the next of these; ascending
     pad_variable_length_inputs: bool = False  #: requests of different lengths are padded to the longest and merged
@@ -155,6 +159,7 @@ class Batcher:
         self.signatures = servable.signatures
         self.model, self.number = model, str(number)
         self.dependent = dependent or {}
+        self.memory: int | None = None  #: bytes that it takes, as far as that is known
         self._lock = threading.Lock()
         self._queues: dict[tuple[str, tuple[str, ...]], Queue] = {}
         self._pool: ThreadPoolExecutor | None = None
@@ -273,9 +278,9 @@ class Queue:
             self._merging = self._batcher.merges(self._signature.name)
             self._parameters = batching.parameters
             self._strict = batching.mode == "on"
-            self._room = (
-                batching.parameters.max_enqueued_batches * batching.parameters.largest_run
-            )  # rows that may wait
+            enqueued = batching.parameters.max_enqueued_batches
+            self._room = enqueued * batching.parameters.largest_run  # rows that may wait, where they are merged
+            self._most = self._room if self._merging else enqueued * _UNMERGED_ENQUEUED  # requests
             self._window = batching.parameters.batch_timeout_micros / 1e6 if self._merging else 0.0
             self._limit = batching.parameters.num_batch_threads if self._merging else batching.threads
             self._changed.notify_all()
@@ -299,12 +304,8 @@ class Queue:
             tasks = _split(task, self._parameters.largest_run)
         with self._lock:
             waiting = self._waiting
-            if waiting and self._merging and self._rows + task.rows > self._room:
-                raise ServingError(
-                    Code.UNAVAILABLE,
-                    "The batch scheduling queue to which this task was submitted is full",
-                    "Try again in a moment; max_enqueued_batches says how much may wait.",
-                )
+            if waiting and (self._rows + task.rows > self._room or len(waiting) >= self._most):
+                raise full()
             if tasks:
                 waiting.extend(tasks)
             else:

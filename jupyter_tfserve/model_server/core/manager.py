@@ -47,6 +47,8 @@ class Version:
     tries: int = 0
     since: float = field(default_factory=time.time)
     load_seconds: float | None = None
+    was_lost: bool = False  #: its process has ended, and it is being loaded again
+    is_loading: bool = False  #: a thread is at it
 
     @property
     def loaded(self) -> Batcher:
@@ -93,13 +95,17 @@ class Manager:
         retry: RetryPolicy | None = None,
         load_threads: int = 1,
         unload_threads: int = 1,
+        load_timeout: float = 0.0,
     ) -> None:
+        """`load_timeout` seconds are what a load may take, 0 for no limit."""
         self._load = load
         self._on_change = on_change
         self._retry = retry or RetryPolicy()
         self._models: dict[str, _Model] = {}
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self._load_threads = load_threads
+        self._load_timeout = load_timeout
         self._load_pool = ThreadPoolExecutor(load_threads, "load")
         self._unload_pool = ThreadPoolExecutor(unload_threads, "unload")
         self._timers: set[threading.Timer] = set()
@@ -119,6 +125,12 @@ class Manager:
                 if version is not None:
                     version.in_flight += 1
                     return version
+                if any(v.was_lost and v.state == "LOADING" and number in (None, v.number) for v in model.versions):
+                    raise ServingError(
+                        Code.UNAVAILABLE,
+                        f"Model {name} is loaded again: the process that ran it has ended.",
+                        "Try again in a moment.",
+                    )
         asked = f"Latest({name})" if number is None else f"Specific({name}, {number})"
         raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
 
@@ -174,6 +186,18 @@ class Manager:
             for version in model.versions if model else ():
                 if version.state == "END" and version.error is not None:
                     version.is_aspired = False
+
+    def lost(self, name: str, number: int, servable: Batcher) -> None:
+        """The process has ended that ran a loaded version: it is loaded again."""
+        with self._changed:
+            model = self._models[name]
+            for version in model.versions:
+                if version.number == number and version.servable is servable and version.state == "AVAILABLE":
+                    version.was_lost = True
+                    self._set(model, version, "LOADING")
+                    if not self._closed:
+                        self._load_pool.submit(self._try_load, model, version)
+                    self._reconcile(model)
 
     def set_labels(self, name: str, labels: Mapping[str, int]) -> None:
         """These labels, and no others; one whose version is not available keeps its old version until it is."""
@@ -308,12 +332,18 @@ class Manager:
     def _try_load(self, model: _Model, version: Version) -> None:
         """In a loading thread, without the lock."""
         with self._changed:
-            if not version.is_aspired:
-                if version.state == "LOADING":
-                    self._set(model, version, "END")
-                    self._reconcile(model)
+            if version.is_loading or version.state != "LOADING":  # another pool has taken it: see `_took_too_long`
                 return
+            if not version.is_aspired:
+                self._set(model, version, "END")
+                self._reconcile(model)
+                return
+            version.is_loading = True
         began = time.monotonic()
+        timer = threading.Timer(self._load_timeout, self._took_too_long, (model, version))
+        timer.daemon = True
+        if self._load_timeout:
+            timer.start()
         error: ServingError | None = None
         servable: Batcher | None = None
         log.info("Loading version %s of %s from %s", version.number, version.model, version.path)
@@ -325,9 +355,14 @@ class Manager:
             log.exception("Version %s of %s failed to load", version.number, version.model)
             error = ServingError(Code.INTERNAL, f"{type(failed).__name__}: {failed}")
         half_written = servable is None and _changed_lately(version.path)
+        timer.cancel()
         with self._changed:
-            if servable is not None:
-                version.servable, version.error = servable, None
+            version.is_loading = False
+            is_late = version.state != "LOADING"
+            if is_late:
+                log.warning("Version %s of %s has loaded too late: dropped", version.number, version.model)
+            elif servable is not None:
+                version.servable, version.error, version.was_lost = servable, None, False
                 version.load_seconds = time.monotonic() - began
                 log.info(
                     "Version %s of %s is available after %.2f s", version.number, version.model, version.load_seconds
@@ -336,6 +371,30 @@ class Manager:
             else:
                 version.error = error
                 self._failed(model, version, half_written)
+            self._reconcile(model)
+        if is_late and servable is not None:
+            servable.close()
+
+    def _took_too_long(self, model: _Model, version: Version) -> None:
+        """In a timer's thread, without the lock. The load cannot be stopped: its thread is left to it, and the loads
+        that wait get other ones.
+        """
+        with self._changed:
+            if version.state != "LOADING" or not version.is_loading or self._closed:
+                return
+            version.error = ServingError(
+                Code.DEADLINE_EXCEEDED,
+                f"The version did not load within {self._load_timeout:g} s: its disk is slow or hangs, or what it runs "
+                "at its start does not end. --load_timeout_seconds says how long it may take.",
+            )
+            log.error("Version %s of %s cannot be loaded: %s", version.number, version.model, version.error)
+            self._set(model, version, "END")
+            left, self._load_pool = self._load_pool, ThreadPoolExecutor(self._load_threads, "load")
+            left.shutdown(wait=False)
+            for other in self._models.values():
+                for waiting in other.versions:
+                    if waiting.state == "LOADING" and not waiting.is_loading and not waiting.error:
+                        self._load_pool.submit(self._try_load, other, waiting)
             self._reconcile(model)
 
     def _failed(self, model: _Model, version: Version, half_written: bool) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ..errors import Code, ServingError, invalid
 from .manager import Loader, Manager, RetryPolicy, Version
@@ -19,6 +20,7 @@ class CoreOptions:
 
     file_system_poll_wait_seconds: float = 1.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    load_timeout_seconds: float = 0.0  #: 0: no limit
     num_load_threads: int = 1
     num_unload_threads: int = 1
     allow_version_labels_for_unavailable_models: bool = False
@@ -43,6 +45,7 @@ class ServerCore:
             self.options.retry,
             self.options.num_load_threads,
             self.options.num_unload_threads,
+            self.options.load_timeout_seconds,
         )
         self._source = FileSystemSource(
             self.manager.set_aspired,
@@ -166,6 +169,19 @@ class ServerCore:
                 if before.get(name) != models.get(name):
                     self._on_model(name, "removed" if name not in models else "changed" if name in before else "served")
             return errors
+
+    def assign(self, name: str, config: ModelConfig | None, versions: Mapping[int, Path]) -> None:
+        """Serve just these versions of a model, wherever they are; None: it is not served any more. For a worker, which
+        is told what to load and looks at no folder by itself.
+        """
+        with self._reloading:
+            self._models = {key: value for key, value in self._models.items() if key != name}
+            self.logged.discard(name)
+            if config is not None:
+                self._models[name] = config
+                if config.logging:
+                    self.logged.add(name)
+            self.manager.set_aspired(name, versions)
 
     def look(self, name: str) -> str:
         """Look for new versions of a model now; returns why there is none to serve, "" if there is one."""

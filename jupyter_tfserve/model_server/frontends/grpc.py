@@ -23,7 +23,8 @@ from grpc_reflection.v1alpha import reflection
 from ...grants import Grant
 from ..asking import Asked
 from ..auth import Bearers
-from ..errors import Code, ServingError, truncated
+from ..core.pools import ModelPools
+from ..errors import Code, ServingError, pushback, truncated
 from ..tls import Tls
 from .admission import Admission, model_of
 from .services import MODEL_SERVICE, PREDICTION_SERVICE, Method, Services
@@ -58,15 +59,15 @@ class GrpcOptions:
 class GrpcServer:
     """The gRPC ports."""
 
-    def __init__(self, services: Services, bearers: Bearers, options: GrpcOptions) -> None:
+    def __init__(self, services: Services, bearers: Bearers, options: GrpcOptions, pools: ModelPools) -> None:
         self._services = services
         self._bearers = bearers
         self._options = options
-        self._pool = ThreadPoolExecutor(options.max_threads, "grpc")
+        self._pools = pools
         self._native: list[NativeTransport] = []
         self._folder = ""  # of the socket between the two transports
         self._server = grpc.server(
-            self._pool,
+            ThreadPoolExecutor(options.max_threads, "grpcio"),
             options=list(
                 {
                     "grpc.max_send_message_length": -1,
@@ -93,7 +94,7 @@ class GrpcServer:
         if tls is None and not address.startswith("unix:") and self._is_native():
             arguments = {name: int(value) for name, value in self._options.channel_arguments}
             transport = NativeTransport(
-                address, self._services, self._bearers, self._pool, arguments, self._options.reuse_port
+                address, self._services, self._bearers, self._pools, arguments, self._options.reuse_port
             )
             self._native.append(transport)
             return transport.port
@@ -162,6 +163,8 @@ def _carried(method: Method) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         try:
             return method(payload, None if left is None or left > _NO_DEADLINE else time.monotonic() + left)
         except ServingError as error:
+            if pushback(error):
+                context.set_trailing_metadata(pushback(error))
             context.abort(_STATUS[int(error.code)], truncated(error.text))
         except Exception:
             log.exception("A gRPC request failed")

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from typing import Any
 
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
@@ -20,7 +20,8 @@ from ...grants import Grant
 from ..asking import Asked
 from ..auth import Bearers
 from ..core.batching import run_here
-from ..errors import Code, ServingError, truncated
+from ..core.pools import ModelPools
+from ..errors import Code, ServingError, pushback, truncated
 from .admission import Admission, model_of
 from .services import PREDICTION_SERVICE, Call, Method, Services
 
@@ -49,7 +50,7 @@ class NativeTransport:
         address: str,
         services: Services,
         bearers: Bearers,
-        pool: Executor,
+        pools: ModelPools,
         arguments: Mapping[str, int],
         reuse_port: bool = False,
     ) -> None:
@@ -57,7 +58,7 @@ class NativeTransport:
         self._services = services
         self._bearers = bearers
         self._admission = Admission(bearers)
-        self._pool = pool
+        self._pools = pools
         methods = {
             f"/{service}/{name}": method
             for service, named in services.methods().items()
@@ -135,7 +136,9 @@ class NativeTransport:
             except Asked as asked:
                 self._asking[call_id] = call
                 # The answer is told in the event loop, which is not to work here.
-                asked.told.add_done_callback(lambda told: self._pool.submit(self._told, call_id, call, method, told))
+                asked.told.add_done_callback(
+                    lambda told: self._pools.common.submit(self._told, call_id, call, method, told)
+                )
                 return
             except ServingError as error:
                 self._refuse(call, method, error, call.grant)
@@ -143,11 +146,18 @@ class NativeTransport:
         self._calls[call_id] = call
         run = self._methods[method]
         if run is not None:
-            self._pool.submit(_run, run, call)
+            self._in_pool(call, method, _run, run, call)
         elif len(payload) > _LARGE:
-            self._pool.submit(run_here, lambda turn: self._services.start_predict(call, turn, here=True))
+            self._in_pool(call, method, run_here, lambda turn: self._services.start_predict(call, turn))
         else:
             self._services.start_predict(call, self._turns.append)
+
+    def _in_pool(self, call: _NativeCall, method: int, work: Callable[..., None], *arguments: Any) -> None:
+        """In a thread of the model that the call asks for."""
+        try:
+            self._pools.of(model_of(self._paths[method], call.payload)).submit(work, *arguments)
+        except ServingError as error:
+            call.fail(error)
 
     def _told(self, call_id: int, call: _NativeCall, method: int, told: Future[Grant]) -> None:
         """Whose bearer it is has been found out; in a thread of the pool."""
@@ -164,9 +174,9 @@ class NativeTransport:
         self._calls[call_id] = call
         run = self._methods[method]
         if run is not None:
-            _run(run, call)
+            self._in_pool(call, method, _run, run, call)
         else:
-            run_here(lambda turn: self._services.start_predict(call, turn, here=True))
+            run_here(lambda turn: self._services.start_predict(call, turn))
 
     def _refuse(self, call: _NativeCall, method: int, error: ServingError, grant: Grant | None = None) -> None:
         self._bearers.refusals.note(error, "grpc", model_of(self._paths[method], call.payload), grant)
@@ -187,7 +197,7 @@ class NativeTransport:
     def fail(self, call_id: int, error: ServingError) -> None:
         """Send a status."""
         self._end(call_id)
-        self._front.fail(call_id, int(error.code), truncated(error.text))
+        self._front.fail(call_id, int(error.code), truncated(error.text), list(pushback(error)))
 
 
 class _NativeCall(Call):

@@ -8,14 +8,15 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
-from concurrent.futures import Executor
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 from weakref import WeakKeyDictionary
 
 from ... import api
-from ...store import Store, StoreError
+from ...process import log_tail
+from ...store import Store, StoreError, check_name
 from .. import origin
 from ..batching_settings import BatchingSettings
 from ..config import ConfigStore, policy_message
@@ -27,6 +28,7 @@ from ..core.server_core import ServerCore
 from ..errors import Code, ServingError, invalid
 from ..example import example
 from ..stats import KEPT, Sampler
+from ..workers.places import Places
 from .http import Exchange, Response
 
 log = logging.getLogger(__name__)
@@ -95,7 +97,10 @@ class ManagementApi:
         versions: dict[str, str],
         store: Store | None,
         sampler: Sampler,
+        heartbeat: Callable[[], Future[None]],
+        places: Places,
     ) -> None:
+        """`heartbeat` begins what shows that this process works; its future fails with ServingError if it does not."""
         self._core = core
         self._configs = configs
         self._batching = batching
@@ -105,11 +110,16 @@ class ManagementApi:
         self._store = store
         self._sampler = sampler
         self._origins: WeakKeyDictionary[Version, api.Origin | None] = WeakKeyDictionary()
+        self._heartbeat = heartbeat
+        self._places = places
 
     def __call__(self, request: Exchange) -> None:
         """Answer a request."""
         parts = urlsplit(request.target)
         path = [unquote(part) for part in parts.path.split("/")[2:]]
+        if path == ["heartbeat"] and request.method == "GET":
+            request.respond_with(asyncio.create_task(self._beat()))
+            return
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         if path == ["events"] and request.method == "GET":
             events = self._events.listen(query.get("stats") == "true")
@@ -117,6 +127,13 @@ class ManagementApi:
             return
         loop = asyncio.get_running_loop()
         request.respond_with(loop.run_in_executor(self._pool, self._answer, request, path, query))
+
+    async def _beat(self) -> Response:
+        try:
+            await asyncio.wrap_future(self._heartbeat())
+        except ServingError as error:
+            return _json(api.Refusal(message=error.message, remedy=error.remedy), error.code.http)
+        return Response(200, b"alive\n", "text/plain")
 
     def _answer(self, request: Exchange, path: list[str], query: dict[str, str]) -> Response:
         """In a thread of the pool."""
@@ -143,13 +160,17 @@ class ManagementApi:
             case ("PUT", "config"):
                 self._configs.replace(request.body.decode("utf-8", "replace"))
                 return _json(self.state())
+            case ("GET", "devices"):
+                return _json(self._places.device_list(list(self._core.models)))
+            case ("GET", "logs"):
+                return self._log(query)
             case ("GET", "models", name):
                 if "wait" in query:
                     self._find(name)
                     self._wait(name, _number(query["wait"]), float(query.get("timeout") or 0))
                 return _json(self.model(name))
             case ("PUT", "models", name):
-                self._configs.register(name, cast(api.ModelRequest, _object(request.body)))
+                self._register(name, cast(api.ModelRequest, _object(request.body)))
                 return _json(self.model(name))
             case ("DELETE", "models", name):
                 self._configs.unregister(name, query.get("files") == "true")
@@ -162,10 +183,38 @@ class ManagementApi:
                 self._batching.change(name, _object(request.body))
                 self._events.publish(model_event(name, "changed"))
                 return _json(self.model(name))
+            case ("PUT", "models", name, "device"):
+                self._find(name)
+                self._places.place(name, _object(request.body))
+                self._places.wait(name, float(query.get("timeout") or 0))
+                self._events.publish(model_event(name, "changed"))
+                return _json(self.model(name))
             case ("PATCH", "models", name, "labels"):
                 self._configs.set_labels(name, _labels(_object(request.body)))
                 return _json(self.model(name))
         raise ServingError(Code.NOT_FOUND, f"There is no {request.method} /api/{'/'.join(path)}.")
+
+    def _register(self, name: str, message: api.ModelRequest) -> None:
+        placement: Any = message.pop("placement", None)
+        is_loaded = bool(self._core.manager.available(name))
+        if placement is not None:
+            self._places.check(name, placement)
+            if not is_loaded:  # so that its first version is loaded there
+                check_name(name)
+                self._places.place(name, placement)
+        self._configs.register(name, message)
+        if placement is not None and is_loaded:
+            self._places.place(name, placement)
+
+    def _log(self, query: dict[str, str]) -> Response:
+        """The end of a worker's log; that of this process is its owner's."""
+        process = query.get("process", "")
+        log = self._places.log(process)
+        if log is None:
+            there = ", ".join(one["id"] for one in self._places.processes(())[1:]) or "none"
+            raise ServingError(Code.NOT_FOUND, f"There is no worker {process!r}.", f"There are: {there}.")
+        lines = _number(query.get("lines") or "200")
+        return Response(200, log_tail(log, lines).encode(), "text/plain; charset=utf-8")
 
     def _find(self, name: str) -> ModelConfig:
         config = self._core.models.get(name)
@@ -203,7 +252,8 @@ class ManagementApi:
         served = self._core.models  # one configuration: it may be replaced meanwhile
         models = [self._model(served[name]) for name in sorted(served)]
         stored = [name for name in self._store.names() if name not in served] if self._store else []
-        return api.State(server=None, versions=self._versions, models=models, stored=stored)
+        processes = self._places.processes(sorted(served))
+        return api.State(server=None, versions=self._versions, models=models, processes=processes, stored=stored)
 
     def model(self, name: str) -> api.ModelStatus:
         """One model. Raises NOT_FOUND."""
@@ -222,11 +272,31 @@ class ManagementApi:
             policy=policy_message(config.policy),
             labels=labels,
             keep_versions=self._store.keep_versions(name) if self._store else 0,
-            versions=[_version(version, labels, self._origin(version)) for version in manager.versions(name)],
+            versions=[self._version(version, labels) for version in manager.versions(name)],
             on_disk=list(self._core.on_disk(name)),
             signatures=_signatures(servable) if servable else {},
             batching=self._batching.status(name, servable),
+            placement=self._places.placement(name),
             error=self._core.error(name),
+        )
+
+    def _version(self, version: Version, labels: dict[str, int]) -> api.VersionStatus:
+        servable = version.servable
+        is_there = version.state in ("AVAILABLE", "UNLOADING")
+        return api.VersionStatus(
+            version=version.number,
+            state=version.state,
+            error_code=version.error.code.name if version.error else "OK",
+            error_message=version.error.message if version.error else "",
+            error_remedy=version.error.remedy if version.error else "",
+            labels=sorted(label for label, number in labels.items() if number == version.number),
+            path=str(version.path),
+            since=version.since,
+            load_seconds=version.load_seconds,
+            in_flight=version.in_flight,
+            memory=servable.memory if servable is not None and is_there else None,
+            devices=self._places.devices_of(servable) if servable is not None and is_there else [],
+            origin=self._origin(version),
         )
 
 
@@ -245,22 +315,6 @@ def version_event(version: Version) -> api.Event:
 def model_event(name: str, change: str) -> api.Event:
     """A change of what is served: "served", "changed" or "removed"."""
     return api.Event(type="model", time=time.time(), model=name, state=change)
-
-
-def _version(version: Version, labels: dict[str, int], origin: api.Origin | None) -> api.VersionStatus:
-    return api.VersionStatus(
-        version=version.number,
-        state=version.state,
-        error_code=version.error.code.name if version.error else "OK",
-        error_message=version.error.message if version.error else "",
-        error_remedy=version.error.remedy if version.error else "",
-        labels=sorted(label for label, number in labels.items() if number == version.number),
-        path=str(version.path),
-        since=version.since,
-        load_seconds=version.load_seconds,
-        in_flight=version.in_flight,
-        origin=origin,
-    )
 
 
 def _signatures(servable: Batcher) -> dict[str, api.Signature]:

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-from tensorflow.python.profiler.internal import _pywrap_profiler
 from tensorflow.tsl.profiler.protobuf import profiler_options_pb2, xplane_pb2
 
 from .. import config_protos
@@ -70,6 +68,9 @@ class ProfilerService:
 
     def _capture(self, request: Any, seconds: float) -> xplane_pb2.XSpace:
         """What ran."""
+        import tensorflow as tf  # here, as a front has the services and no TensorFlow
+        from tensorflow.python.profiler.internal import _pywrap_profiler
+
         asked = profiler_options_pb2.ProfileOptions.FromString(request.opts)
         levels = {
             name: getattr(asked, name) for name in ("host_tracer_level", "device_tracer_level", "python_tracer_level")

@@ -15,23 +15,29 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from .. import inference, metrics
 from ..codecs import examples, json_tensor, predict_message, prediction_log, status_json
 from ..core.batching import Task, Turn, run_here
 from ..core.manager import Version
+from ..core.pools import ModelPools
 from ..core.servable import Array, Signature
 from ..core.server_core import ServerCore
-from ..errors import Code, ServingError, invalid
+from ..errors import RETRY_SECONDS, Code, ServingError, invalid
 from ..request_log import RequestLogs
 from .http import Exchange, Head, Response, html_error
 
+if TYPE_CHECKING:
+    from ..workers.rest import RestRelay
+
 log = logging.getLogger(__name__)
+
+#: From a worker to its front: the canonical code of an error, which HTTP's status does not tell.
+CODE_HEADER = "Tfserve-Code"
 
 #: The type of a body that holds a message instead of JSON.
 PROTOBUF = "application/x-protobuf"
@@ -67,6 +73,7 @@ class RestOptions:
     max_body: int = 2**31 - 1  #: of an inflated body, too
     check_method_names: bool = False
     metrics_path: str = ""  #: "": no page
+    tell_codes: bool = False  #: in a worker: a header names an error's code
 
 
 #: What a request's path asks for: model, version and label.
@@ -82,20 +89,22 @@ class RestApi:
     def __init__(
         self,
         core: ServerCore,
-        pool: Executor,
+        pools: ModelPools,
         options: RestOptions | None = None,
         logs: RequestLogs | None = None,
         readiness: Callable[[], str] = lambda: "",
     ) -> None:
         """`readiness` says why no requests should be sent now, "" if they may be."""
         self._core = core
-        self._pool = pool
+        self._pools = pools
         self._options = options or RestOptions()
         self._logs = logs or RequestLogs()
         self._readiness = readiness
         self._timeout = self._options.timeout_ms / 1000 if self._options.timeout_ms else None
         self.release = core.manager.release
         self.logged = core.logged
+        self.relay: RestRelay | None = None  #: in a front: where requests go whose versions workers have loaded
+        self.counted_elsewhere: Callable[[], Sequence[metrics.Counted]] | None = None  #: by workers; it may wait
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
@@ -114,7 +123,7 @@ class RestApi:
         if _BAD_ESCAPE.search(target):
             return _always(html_error(400))
         if self._options.metrics_path and target.split("?")[0] == self._options.metrics_path:
-            return lambda request: request.respond(self._metrics(target))
+            return self._metrics
         if target[:4].lower() != "/v1/":
             return _always(html_error(404))
         if head.method == "OPTIONS":
@@ -133,9 +142,13 @@ class RestApi:
             spec = _spec(match)
         except _BadVersion:
             return lambda request: request.respond(self._describe(match))
+        route = self._route_here(match["verb"], spec, head)
+        return route if self.relay is None else self.relay.route(match["verb"], spec, head, route)
+
+    def _route_here(self, verb: str, spec: _Spec, head: Head) -> _Route:
         gzip = "gzip" in head.headers.get("content-encoding", "").lower()
-        if match["verb"] != "predict":
-            return functools.partial(self._infer_examples, match["verb"], spec, gzip)
+        if verb != "predict":
+            return functools.partial(self._infer_examples, verb, spec, gzip)
         is_binary = head.headers.get("content-type", "").partition(";")[0].strip().lower() == PROTOBUF
         return functools.partial(self._predict, _Target(spec), _BinaryPrediction if is_binary else _Prediction, gzip)
 
@@ -145,7 +158,10 @@ class RestApi:
         began = time.monotonic()
         task = kind(self, request, target, began, None if self._timeout is None else began + self._timeout)
         if gzip or len(request.body) > _LARGE_BODY:
-            self._pool.submit(run_here, functools.partial(self._start, task, gzip))
+            try:
+                self._pools.of(target.model).submit(run_here, functools.partial(self._start, task, gzip))
+            except ServingError as error:
+                task.failed(error)
         else:
             self._start(task, False, self._loop.call_soon, False)
 
@@ -162,7 +178,8 @@ class RestApi:
             loaded = version.loaded
             task.signature = signature = inference.signature(loaded, name)
             task.inputs = task.decode(signature)
-            loaded.queue(signature, task.outputs).submit(task, turn, here)
+            # In a thread of the pool only what is quick is run: it would keep others' from their decoding.
+            loaded.queue(signature, task.outputs).submit(task, turn)
         except ServingError as error:
             task.failed(error)
         except Exception:
@@ -179,11 +196,14 @@ class RestApi:
             except RuntimeError:
                 pass  # the loop is closed, and with it the connection
 
-    def in_pool(self, work: Callable[..., None], *arguments: Any) -> bool:
+    def in_pool(self, model: str, work: Callable[..., None], *arguments: Any) -> bool:
         """Whether this is the event loop's thread, and the work was given to another one."""
         if threading.get_ident() != self._thread:
             return False
-        self._pool.submit(work, *arguments)
+        try:
+            self._pools.of(model).submit(work, *arguments)
+        except ServingError:  # so many wait that it is better done at once
+            return False
         return True
 
     # Classify and regress.
@@ -201,7 +221,10 @@ class RestApi:
         def answer() -> None:
             self.send(request, self._answer(spec[0], verb, work, began))
 
-        self._pool.submit(answer)
+        try:
+            self._pools.of(spec[0]).submit(answer)
+        except ServingError as error:
+            request.respond(self.refusal(spec[0], error))
 
     def _run_examples(
         self, verb: str, model: str, number: int | None, label: str, body: bytes, deadline: float | None
@@ -260,16 +283,23 @@ class RestApi:
             return Response(200, b"ok\n", "text/plain")
         return Response(503, f"{why}\n".encode(), "text/plain", (("Retry-After", "1"),))
 
-    def _metrics(self, target: str) -> Response:
-        if "?" in target:
-            return html_error(400)
+    def _metrics(self, request: Exchange) -> None:
+        if "?" in request.target:
+            request.respond(html_error(400))
+        elif self.counted_elsewhere is None:
+            request.respond(self._metrics_page())
+        else:
+            request.respond_with(self._loop.run_in_executor(self._pools.common, self._metrics_page))
+
+    def _metrics_page(self) -> Response:
         manager = self._core.manager
         in_flight = [
             (name, version.number, version.in_flight)
             for name in self._core.models
             for version in manager.available(name).values()
         ]
-        return Response(200, metrics.page(in_flight).encode("utf-8", "replace"), "text/plain")
+        others = self.counted_elsewhere() if self.counted_elsewhere is not None else ()
+        return Response(200, metrics.page(in_flight, others).encode("utf-8", "replace"), "text/plain")
 
     # Answers.
 
@@ -298,8 +328,12 @@ class RestApi:
         """An error as a response, counted."""
         metrics.REQUEST_COUNT.add(model, error.code.name)
         body = '{\n    "error": ' + json.dumps(error.text, ensure_ascii=False) + "\n}"
-        retry = (("Retry-After", "1"),) if error.code is Code.UNAVAILABLE else ()
-        return self.reply(Response(error.code.http, body.encode("utf-8", "surrogateescape"), headers=retry))
+        headers: tuple[tuple[str, str], ...] = ()
+        if error.code is Code.UNAVAILABLE:
+            headers = (("Retry-After", str(RETRY_SECONDS)),)
+        if self._options.tell_codes:
+            headers += ((CODE_HEADER, error.code.name),)
+        return self.reply(Response(error.code.http, body.encode("utf-8", "surrogateescape"), headers=headers))
 
     def reply(self, response: Response) -> Response:
         """With CORS headers where they were asked for."""
@@ -365,7 +399,7 @@ class _Prediction(Task):
     def done(self, outputs: list[Array]) -> None:
         """Answer; where writing it takes time, not in the event loop's thread."""
         for array in outputs:
-            if array.size > _LARGE_REPLY and self._rest.in_pool(self.done, outputs):
+            if array.size > _LARGE_REPLY and self._rest.in_pool(self.target.model, self.done, outputs):
                 return
         rest, target = self._rest, self.target
         try:

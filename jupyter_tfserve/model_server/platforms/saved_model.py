@@ -40,6 +40,8 @@ _SLOW_SECONDS = 0.02
 #: What one run counts in the mean of the last ones.
 _WEIGHT = 0.1
 
+_OUT_OF_MEMORY = "Memory ran out: send fewer rows at once, or stop serving another model."
+
 #: Ops that make a run's length depend on its input, so that a quick run says nothing of the next one.
 _LOOPS = {"While", "StatelessWhile", "Enter", "For"}
 
@@ -119,7 +121,7 @@ class _SessionServable:
         began = time.perf_counter()
         try:
             found = call(*inputs)
-        except (tf.errors.OpError, ValueError, TypeError) as error:
+        except (tf.errors.OpError, ValueError, TypeError, MemoryError) as error:
             raise _error(error) from None
         self._measure(signature.name, time.perf_counter() - began)
         return [value if isinstance(value, np.ndarray) else _scalar(value) for value in found]
@@ -216,7 +218,7 @@ class _FunctionServable:
                         for (name, info), array in zip(signature.inputs.items(), inputs, strict=True)
                     }
                 )
-        except (tf.errors.OpError, ValueError, TypeError) as error:
+        except (tf.errors.OpError, ValueError, TypeError, MemoryError) as error:
             raise _error(error) from None
         arrays = [found[name].numpy() for name in outputs]
         return [value if isinstance(value, np.ndarray) else _scalar(value) for value in arrays]
@@ -289,7 +291,10 @@ def _error(error: Exception) -> ServingError:
     """What TensorFlow raised, with its code and without Python's traceback."""
     if isinstance(error, tf.errors.OpError):
         message = error.message.removeprefix("Graph execution error:\n\n")
-        return ServingError(Code(error.error_code), message)
+        remedy = _OUT_OF_MEMORY if isinstance(error, tf.errors.ResourceExhaustedError) else ""
+        return ServingError(Code(error.error_code), message, remedy)
+    if isinstance(error, MemoryError):
+        return ServingError(Code.RESOURCE_EXHAUSTED, "There is not enough memory.", _OUT_OF_MEMORY)
     if isinstance(error, OSError):
         return ServingError(Code.NOT_FOUND if isinstance(error, FileNotFoundError) else Code.DATA_LOSS, str(error))
     if isinstance(error, RuntimeError):  # "MetaGraphDef associated with tags ... could not be found"

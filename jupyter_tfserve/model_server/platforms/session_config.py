@@ -18,7 +18,11 @@ def session_config(flags: Flags) -> config_pb2.ConfigProto:
         intra_op_parallelism_threads=both or flags.tensorflow_intra_op_parallelism or cpus(),
         inter_op_parallelism_threads=both or flags.tensorflow_inter_op_parallelism or cpus(),
     )
+    # Of its own for each model: one whose runs are long would keep all threads of a common pool from the others.
+    session.use_per_session_threads = True
     session.gpu_options.allow_growth = True
+    if flags.gpu_memory_limit_mb:
+        session.gpu_options.experimental.virtual_devices.add(memory_limit_mb=[flags.gpu_memory_limit_mb])
     session.gpu_options.per_process_gpu_memory_fraction = flags.per_process_gpu_memory_fraction
     if flags.xla_cpu_compilation_enabled or flags.xla_gpu_compilation_enabled:
         session.graph_options.optimizer_options.global_jit_level = config_pb2.OptimizerOptions.ON_1

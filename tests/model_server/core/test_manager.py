@@ -349,3 +349,23 @@ def test_disorder(make: Callable[..., Manager], loads: Loads) -> None:
     wait_for("calm", calm)
     wait_for("all but one to be closed", lambda: sum(not one.closed.is_set() for one in loads.all) == 1)
     assert all(version.in_flight == 0 for version in manager.versions("m"))
+
+
+def test_a_load_that_takes_too_long_has_failed_and_others_get_their_turn(loads: Loads) -> None:
+    manager = Manager(loads, load_timeout=0.2)  # one loading thread
+    loads.gates[1] = threading.Event()
+    try:
+        manager.set_aspired("m", paths(1, 2))
+        loads.wait_begun(1)
+        wait_states(manager, v1="END", v2="AVAILABLE")
+        error = manager.failures("m")[1]
+        assert error.code is Code.DEADLINE_EXCEEDED
+        assert error.message.startswith("The version did not load within 0.2 s: ")
+        loads.gates[1].set()
+        late = wait_for("the late load to come", lambda: [one for one in loads.all if one.path.name == "1"])
+        assert late[0].closed.wait(30)  # and to be dropped
+        assert states(manager) == {1: "END", 2: "AVAILABLE"}
+        assert sorted(loads.begun) == [1, 2]
+    finally:
+        loads.gates[1].set()
+        manager.close(5)

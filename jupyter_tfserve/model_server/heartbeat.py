@@ -1,0 +1,48 @@
+"""The heartbeat: a tiny run of TensorFlow whenever the owner of this process asks (`GET /api/heartbeat` on the Unix
+socket), so that one which is stopped, deadlocked or held up in its interpreter is found. `process.py` asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2
+
+from .errors import Code, ServingError
+
+
+class Heartbeat:
+    """Runs in a thread of its own, and in that thread alone: TensorFlow's pools may be full of a slow model's work,
+    which is no reason to kill the process.
+    """
+
+    def __init__(self) -> None:
+        graph = tf.Graph()
+        with graph.as_default():
+            x = tf.compat.v1.placeholder(tf.float32, [], "x")
+            y = tf.add(x, 1.0, "y")
+        self._session = tf.compat.v1.Session(graph=graph, config=config_pb2.ConfigProto(device_count={"GPU": 0}))
+        options = config_pb2.CallableOptions(feed=[x.name], fetch=[y.name])
+        options.run_options.inter_op_thread_pool = -1  # in the calling thread
+        self._run: Callable[[Any], list[Any]] = self._session._make_callable_from_options(options)
+        self._pool = ThreadPoolExecutor(1, "heartbeat")
+
+    def __call__(self) -> Future[None]:
+        """Begin a beat; the future fails with ServingError if TensorFlow does not work."""
+        return self._pool.submit(self._beat)
+
+    def _beat(self) -> None:
+        try:
+            [found] = self._run(np.float32(1.0))
+        except tf.errors.OpError as error:
+            raise ServingError(Code.INTERNAL, f"TensorFlow fails: {error.message}") from None
+        if found != 2.0:
+            raise ServingError(Code.INTERNAL, f"TensorFlow finds that 1 + 1 is {found}.")
+
+    def close(self) -> None:
+        """No beat is asked for any more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

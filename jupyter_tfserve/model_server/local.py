@@ -1,0 +1,69 @@
+"""What a process has that runs models itself: TensorFlow, and what loads versions with it. `app.py` makes one, unless
+it is a front: importing this module is what takes long at the start.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+
+from ..devices import TensorFlow
+from ..store import Store
+from .batching_settings import BatchingSettings
+from .core.batching import Batcher
+from .core.servable import Servable
+from .flags import Flags
+from .frontends.profiler import ProfilerService
+from .heartbeat import Heartbeat
+from .platforms import lite, saved_model
+from .platforms.probe import probe
+from .platforms.session_config import session_config
+from .platforms.warmup import warm_up
+
+
+class Local:
+    """Loads versions into this process."""
+
+    def __init__(self, flags: Flags, store: Store | None) -> None:
+        tf.get_logger().setLevel(logging.ERROR)  # its own handler would say everything twice
+        self._flags = flags
+        self._options = saved_model.SavedModelOptions(tuple(flags.saved_model_tags.split(",")), session_config(flags))
+        self.batching = BatchingSettings(flags, store, probe)
+        self.batcher: Callable[[Servable, Path, str, int], Batcher] = self.batching.batcher
+        self.heartbeat = Heartbeat()
+        self.profiler = ProfilerService() if flags.enable_profiler else None
+
+    def load(self, name: str, number: int, path: Path) -> Batcher:
+        """Load and warm up a version; in one of the manager's threads."""
+        flags = self._flags
+        servable: Servable
+        if flags.prefer_tflite_model and lite.found(path):
+            servable = lite.load(path, flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool)
+        else:
+            servable = saved_model.load(path, self._options)
+        try:
+            batcher = self.batcher(servable, path, name, number)
+            if flags.enable_model_warmup:
+                warm_up(batcher, path, flags.num_request_iterations_for_warmup)
+        except BaseException:
+            servable.close()
+            raise
+        return batcher
+
+    def close(self) -> None:
+        """Nothing is loaded any more."""
+        self.heartbeat.close()
+
+
+def sees(visible: str) -> TensorFlow:
+    """What TensorFlow in this process can use, which saves asking another one (`devices.Ask`)."""
+    build = tf.sysconfig.get_build_info()
+    return TensorFlow(
+        len(tf.config.list_physical_devices("GPU")),
+        bool(build.get("is_cuda_build")),
+        str(build.get("cuda_version", "")),
+        tuple(build.get("cuda_compute_capabilities", ())),
+    )
