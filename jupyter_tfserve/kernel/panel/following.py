@@ -124,7 +124,7 @@ class Following:
 
     def _fetch(self, events: list[Event]) -> None:
         listener, endpoint = self._listener, self._endpoint()
-        names = {event["model"] for event in events if event["type"] in ("version", "model")}
+        names = {event["model"] for event in events if event["type"] in ("version", "model", "move")}
         everything = len(names) > _FEW or any(event["type"] == "server" for event in events)
         if everything:
             state = endpoint.state()

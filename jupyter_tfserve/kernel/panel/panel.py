@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 import traitlets
 
-from ...api import BatchingRequest, Event, ModelStatus, Policy, Sample, State, Stats
+from ...api import BatchingRequest, Event, ModelStatus, PlacementRequest, Policy, Sample, State, Stats
 from ...client import TFServeError
 from ..base import Endpoint
 from ..endpoint import connect
@@ -25,6 +25,7 @@ from ..outcomes import Address
 from ..sharing import Shared
 from .batching import Batching
 from .copying import Calls
+from .device import Device
 from .following import Following
 from .labels import Labels
 from .log import Log
@@ -38,7 +39,7 @@ from .words import active, available, model_state
 
 log = logging.getLogger(__name__)
 
-_SECTIONS: tuple[type[Section], ...] = (Versions, Labels, Batching, TryIt, Calls, Shares, Log)
+_SECTIONS: tuple[type[Section], ...] = (Versions, Labels, Batching, Device, TryIt, Calls, Shares, Log)
 
 _LOST = "The Jupyter Server does not answer. It is asked again every few seconds."
 
@@ -192,6 +193,13 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         """Change knobs of the batching, by the API's names; None goes back to the default."""
         self._changed(self.endpoint.set_batching(self._need()["name"], BatchingRequest(**knobs)))  # type: ignore[typeddict-item]
 
+    def move(self, device: str, replicas: int | None = None) -> None:
+        """Serve the model on another device: "auto", "cpu", "gpu:0"; returns when the move has begun."""
+        request = PlacementRequest(device=device)
+        if replicas is not None:
+            request["replicas"] = replicas
+        self._changed(self.endpoint.client.set_device(self._need()["name"], request))
+
     def try_it(self, body: dict[str, Any] | None = None) -> Any:
         """Send a request, by default the one in the box; its answer is drawn, and returned."""
         self._need()
@@ -234,7 +242,6 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         """End: nothing is followed any more, and the front end takes the panel away."""
         if self._following is not None:
             self._following.close()
-            self._following = None
         for section in self._sections.values():
             section.hide()
         self._pool.shutdown(wait=False)
@@ -299,7 +306,11 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             self._show_numbers()
 
     def on_event(self, event: Event) -> None:
-        """Something else happened."""
+        """A move goes on."""
+        device = self._sections.get(Device.title)
+        if event["type"] == "move" and event["model"] == self.model and isinstance(device, Device):
+            with self._update():
+                device.moved(event)
 
     def on_lost(self, error: TFServeError) -> None:
         """Nobody answers."""

@@ -53,6 +53,7 @@ CSS = """<style>
 .jp-jupyter-tfserve-version b { font-variant-numeric: tabular-nums; }
 .jp-jupyter-tfserve-chip { border: 1px solid var(--tfs-line); border-radius: 9px; padding: 0 7px; font-size: .88em;
   margin-right: 4px; white-space: nowrap; }
+.jp-jupyter-tfserve-device { padding: 3px 0; border-bottom: 1px solid var(--tfs-line); }
 .jp-jupyter-tfserve-row { border-bottom: 1px solid var(--tfs-line); align-items: center; }
 .jp-jupyter-tfserve-row > :first-child { flex: 1 1 auto; }
 .jp-jupyter-tfserve-table, .jp-jupyter-tfserve-scores { border-collapse: collapse; margin: 2px 0 6px; }

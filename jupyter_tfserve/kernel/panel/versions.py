@@ -17,6 +17,7 @@ from .words import (
     load_effect,
     moment,
     origin_words,
+    size,
     unload_effect,
     version_state,
 )
@@ -145,6 +146,7 @@ def _row(status: ModelStatus, number: int, version: VersionStatus | None, state:
         if state == "available":
             load = version["load_seconds"]
             facts.append(f"loaded in {load:.2g} s" if load is not None else "")
+        facts += [size(version["memory"]), ", ".join(version["devices"])]
         error = problem(version["error_message"], version["error_remedy"])
     answering = available(status)
     if state == "available" and len(answering) > 1:
