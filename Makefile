@@ -12,12 +12,15 @@ CONFORMANCE_ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+LABEXTENSION := jupyter_tfserve/labextension/package.json
+LABEXTENSION_SOURCES := $(wildcard labextension/*.json labextension/yarn.lock labextension/schema/* \
+  labextension/style/* labextension/src/* labextension/src/*/*)
 DOCS_INSTALLED := .venv/.installed-docs
 FUZZ_INSTALLED := .venv/.installed-fuzz
 BENCH_INSTALLED := .bench-venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test hub conformance faults fuzz lint format bench docs clean
+.PHONY: help setup demo lab labextension test browser hub conformance faults fuzz lint format bench docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -27,6 +30,13 @@ setup: $(INSTALLED) ## create .venv and install into it (the other targets do it
 $(INSTALLED): pyproject.toml tools/setup $(wildcard jupyter_tfserve/etc/*/*.json)
 	@PYTHON="$(PYTHON)" tools/setup '.[test]'
 	@touch $@
+
+# The first bundle is made by the installation, from the same sources.
+$(LABEXTENSION): $(LABEXTENSION_SOURCES) tools/labextension | $(INSTALLED)
+	@tools/labextension
+	@touch $@
+
+labextension: $(LABEXTENSION) ## bundle the JupyterLab sidebar, where a source is newer than the bundle
 
 $(DOCS_INSTALLED): $(INSTALLED)
 	@tools/setup '.[docs]'
@@ -39,14 +49,18 @@ $(FUZZ_INSTALLED): $(INSTALLED)
 demo: $(INSTALLED) ## train, serve, predict over REST and gRPC, replace the version under load: the quickstart, executed
 	@$(BIN)/python notebooks/demo.py
 
-lab: $(INSTALLED) ## open the quickstart in JupyterLab (PORT=8888)
+lab: $(LABEXTENSION) ## open the quickstart in JupyterLab (PORT=8888)
 	@$(BIN)/jupyter lab --port=$(PORT) --ServerApp.root_dir=notebooks --LabApp.default_url=/lab/tree/quickstart.ipynb \
 	  $$([ "$$(id -u)" = 0 ] && echo --allow-root) \
 	  $$([ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ] || echo --no-browser) \
 	  $(LAB_ARGS)
 
-test: lint ## lint, then the whole suite (PYTEST_ARGS='-k store' for a part of it)
+test: lint $(LABEXTENSION) ## lint, then the whole suite (PYTEST_ARGS='-k store' for a part of it)
+	@cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+
+browser: $(LABEXTENSION) ## JupyterLab and Notebook 7 in a real Chromium; pictures in build/browser
+	@$(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)
 
 hub: $(INSTALLED) ## a real JupyterHub with two users: one shares, the other predicts, and reaches nothing else
 	@$(BIN)/python -m pytest tests/hub $(PYTEST_ARGS)

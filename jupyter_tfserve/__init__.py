@@ -12,14 +12,28 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .kernel.endpoint import Endpoint
+    from .kernel.panel import Panel
 
-__all__ = ["__version__", "connect"]
+__all__ = ["Panel", "__version__", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Panel` brings ipywidgets: it is imported when it is asked for."""
+    if name == "Panel":
+        from .kernel.panel import Panel
+
+        return Panel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _jupyter_server_extension_points() -> list[dict[str, Any]]:
     from .extension.app import TFServe
 
     return [{"module": "jupyter_tfserve", "app": TFServe}]
+
+
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    return [{"src": "labextension", "dest": "jupyter_tfserve"}]
 
 
 def load_ipython_extension(ipython: InteractiveShell) -> None:

@@ -15,12 +15,15 @@ PUT      /api/models/NAME/batching            :class:`BatchingRequest` -> :class
 PUT      /api/models/NAME/device              :class:`PlacementRequest` -> :class:`ModelStatus`: the move has begun;
                                               with ``?timeout=SECONDS`` it is over, or the time is
 PATCH    /api/models/NAME/labels              ``{"label": version or null}`` -> :class:`ModelStatus`
+GET      /api/models/NAME/example             :class:`Example`; ``?signature=S``
 GET/PUT  /api/config                          the whole ModelServerConfig as text proto -> :class:`State`
 GET      /api/devices                         :class:`DeviceList`
-GET      /api/events                          :class:`Event` objects as server-sent events
+GET      /api/events                          :class:`Event` objects as server-sent events; ``?stats=true`` adds those
+                                              of type "stats"
+GET      /api/stats                           :class:`Stats`, ``?seconds=N``
 POST     /api/server                          :class:`ServerRequest` -> :class:`ServerInfo` (owner only)
-GET      /api/logs                            the model server's log as text, ``?lines=N``; with ``&process=ID`` a
-                                              worker's (owner only)
+GET      /api/logs                            the model server's log as text, ``?lines=N``; ``?follow=true`` goes on
+                                              until the caller goes; ``?process=ID``: a worker's (owner only)
 POST     /api/uploads                         :class:`UploadRequest` -> :class:`Upload` (owner only)
 PUT      /api/uploads/ID                      ``?path=P&offset=N``, raw bytes -> :class:`Upload` (owner only)
 POST     /api/uploads/ID                      checks the hashes, publishes -> :class:`Upload` (owner only)
@@ -36,7 +39,7 @@ A refusal has a 4xx or 5xx status and is a :class:`Refusal`. Beside these a mode
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 #: TF Serving's names for what a version goes through (`core/servable_state.h`).
 VersionState = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
@@ -144,6 +147,15 @@ class Signature(TypedDict):
     method_name: str
 
 
+class Origin(TypedDict):
+    """Who made a version, and where: from the file that a registration leaves in it. A claim of that file, no proof."""
+
+    notebook: str  #: path of the notebook file, "" where it is not known
+    cell: int | None  #: the execution count of the cell
+    user: str
+    time: float  #: Unix time of the registration
+
+
 class VersionStatus(TypedDict):
     """One version, loaded or not."""
 
@@ -151,6 +163,7 @@ class VersionStatus(TypedDict):
     state: VersionState
     error_code: str  #: a canonical code's name, "OK" when all is well
     error_message: str
+    error_remedy: str  #: what to do about it, "" where nothing can be said
     labels: list[str]
     path: str
     since: float  #: Unix time of the last change of state
@@ -158,6 +171,7 @@ class VersionStatus(TypedDict):
     in_flight: int  #: requests that run in it now
     devices: list[str]  #: where it is loaded
     memory: int | None  #: bytes that it takes, measured or estimated; null unless it is loaded
+    origin: Origin | None  #: null for a version that no registration made
 
 
 class ModelStatus(TypedDict):
@@ -169,11 +183,41 @@ class ModelStatus(TypedDict):
     policy: Policy
     labels: dict[str, int]
     keep_versions: int
-    versions: list[VersionStatus]  #: highest first
+    versions: list[VersionStatus]  #: those that are or were served, highest first
+    on_disk: list[int]  #: those in `base_path`, to be served or not, highest first
     signatures: dict[str, Signature]  #: of the version that answers by default; {} while none does
     batching: Batching  #: of that version; without one, what the next will go by
     placement: Placement
     error: str  #: why the model as a whole cannot be served ("" when it can): no such folder, no version in it
+
+
+class Sample(TypedDict):
+    """What one model did in one second."""
+
+    requests: int  #: that were answered, errors included
+    errors: int
+    p50_ms: float | None  #: of the answers without an error, from their arrival on; null if there was none
+    p99_ms: float | None
+    queue_ms: float | None  #: mean wait of a request for its run; null if there was no run
+    in_flight: int  #: at the end of the second
+    queued: int  #: of those, the ones that wait for a run
+    batch_sizes: dict[str, int]  #: runs, by rows with their padding, up to each power of two: {"1": 3, "2": 0, "4": 10}
+
+
+class Stats(TypedDict):
+    """The last seconds."""
+
+    time: float  #: Unix time of the last sample
+    seconds: int  #: length of each list
+    samples: dict[str, list[Sample | None]]  #: by model, oldest first; null: nothing happened in that second. Models
+    #: that did nothing at all are left out
+
+
+class Example(TypedDict):
+    """A request to try a model with."""
+
+    signature: str
+    body: dict[str, Any]  #: for :predict: what was kept with the version, else zeros in the signature's shapes
 
 
 ServerState = Literal["stopped", "starting", "running", "restarting", "failed"]
@@ -341,7 +385,7 @@ MoveState = Literal["loading", "switched", "draining", "done", "failed"]
 class Event(TypedDict, total=False):
     """Something changed. `type` and `time` are always there."""
 
-    type: Literal["version", "model", "server", "refusal", "move"]
+    type: Literal["version", "model", "server", "refusal", "move", "stats"]
     time: float
     model: str  #: version, model, move; refusal: the one asked for, "" for none
     version: int  #: version
@@ -353,6 +397,7 @@ class Event(TypedDict, total=False):
     status: int  #: refusal: the HTTP status that it is or would be
     grant: str  #: refusal: of the caller, "" for one whom nobody knows
     count: int  #: refusal: how many like it within a second
+    samples: dict[str, Sample]  #: stats: each second, by model; those that did nothing are left out
 
 
 class Refusal(TypedDict):

@@ -4,10 +4,13 @@ model server's Unix socket. Used by the kernel, the tests and scripts; the answe
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from types import TracebackType
+from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -16,6 +19,7 @@ from .api import (
     BatchingRequest,
     DeviceList,
     Event,
+    Example,
     ModelRequest,
     ModelStatus,
     NewShare,
@@ -26,9 +30,15 @@ from .api import (
     ShareList,
     ShareRequest,
     State,
+    Stats,
     Upload,
     UploadRequest,
 )
+
+_Kind = TypeVar("_Kind", bound="_Stream")
+
+#: Seconds that a stream of events is silent at most while its server lives: it shows a sign of life each 15 s.
+_SILENCE = 60.0
 
 #: Seconds for one management call; the long ones (waiting for a load, starting) pass their own.
 TIMEOUT = 30.0
@@ -137,20 +147,29 @@ class Client:
         more = f"&process={quote(process, safe='')}" if process else ""
         return self._send("GET", f"/api/logs?lines={lines}{more}", timeout=TIMEOUT).text
 
-    def events(self) -> Iterator[Event]:
-        """Changes as they happen, until the connection ends; the first event arrives with the next change."""
-        try:
-            with self._http.stream(
-                "GET", self.url + "/api/events", timeout=httpx.Timeout(TIMEOUT, read=None)
-            ) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _refusal(response)
-                for line in response.iter_lines():
-                    if line.startswith("data: "):
-                        yield cast(Event, json.loads(line[6:]))
-        except httpx.HTTPError as error:
-            raise _no_answer(self.url, error) from error
+    def follow_log(self, lines: int = 200) -> LogStream:
+        """The end of the model server's log, then what is written to it, until the connection ends."""
+        return LogStream(self, lines)
+
+    def events(self, stats: bool = False) -> Iterator[Event]:
+        """Changes as they happen, until the connection ends; the first event arrives with the next change. With
+        `stats` there is one each second that tells what the models did in it.
+        """
+        with self.listen(stats) as stream:
+            yield from stream
+
+    def listen(self, stats: bool = False) -> EventStream:
+        """The same as an object that another thread can close."""
+        return EventStream(self, stats)
+
+    def stats(self, seconds: int = 120) -> Stats:
+        """What the models did in the last seconds."""
+        return cast(Stats, self._call("GET", f"/api/stats?seconds={seconds}"))
+
+    def example(self, name: str, signature: str = "") -> Example:
+        """A request to try a model with."""
+        query = f"?signature={quote(signature, safe='')}" if signature else ""
+        return cast(Example, self._call("GET", f"/api/models/{quote(name, safe='')}/example{query}"))
 
     def begin_upload(self, request: UploadRequest) -> Upload:
         """Announce a version that is to come in pieces."""
@@ -209,6 +228,18 @@ class Client:
                 f"{self.url} does not answer as jupyter_tfserve.", "Check the address.", response.status_code
             ) from error
 
+    @contextlib.contextmanager
+    def _stream(self, path: str, silence: float | None = None) -> Iterator[httpx.Response]:
+        """An answer that comes in parts; `silence` is how many seconds may be between two of them."""
+        try:
+            with self._http.stream("GET", self.url + path, timeout=httpx.Timeout(TIMEOUT, read=silence)) as response:
+                if response.status_code >= 300:
+                    response.read()
+                    raise _refusal(response)
+                yield response
+        except httpx.HTTPError as error:
+            raise _no_answer(self.url, error) from error
+
     def _send(
         self,
         verb: str,
@@ -230,6 +261,56 @@ class Client:
         if response.status_code >= 300:  # a redirection is a login page: nothing of ours redirects
             raise _refusal(response)
         return response
+
+
+class _Stream:
+    """An answer that comes in parts: entered it is connected, left it is closed."""
+
+    def __init__(self, opening: contextlib.AbstractContextManager[httpx.Response]) -> None:
+        self._opening = opening
+        self._response: httpx.Response | None = None
+
+    def __enter__(self: _Kind) -> _Kind:
+        self._response = self._opening.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._response = None
+        self._opening.__exit__(kind, error, trace)
+
+    def close(self) -> None:
+        """From another thread: the one that reads gets a TFServeError, or sees the end."""
+        response = self._response
+        if response is not None:
+            connection = response.extensions["network_stream"].get_extra_info("socket")
+            with contextlib.suppress(OSError):  # it ended by itself
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class EventStream(_Stream):
+    """Events as they happen."""
+
+    def __init__(self, client: Client, stats: bool) -> None:
+        super().__init__(client._stream(f"/api/events{'?stats=true' if stats else ''}", _SILENCE))
+
+    def __iter__(self) -> Iterator[Event]:
+        assert self._response is not None
+        for line in self._response.iter_lines():
+            if line.startswith("data: "):
+                yield cast(Event, json.loads(line[6:]))
+
+
+class LogStream(_Stream):
+    """A log as it is written, in pieces of text."""
+
+    def __init__(self, client: Client, lines: int) -> None:
+        super().__init__(client._stream(f"/api/logs?follow=true&lines={lines}"))
+
+    def __iter__(self) -> Iterator[str]:
+        assert self._response is not None
+        yield from self._response.iter_text()
 
 
 def _refusal(response: httpx.Response) -> TFServeError:

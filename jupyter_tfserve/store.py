@@ -5,6 +5,7 @@ standard library.
 
     <store>/models.config            ModelServerConfig, text proto: the truth about what is served
     <store>/<model>/<version>/       a SavedModel; appears whole, by a rename
+    .../assets.extra/tfserve_*.json  of a version: its lineage (`kernel/lineage.py`), a request to try it with
     <store>/<model>/.keep            how many version folders to keep (absent: all)
     <store>/<model>/.batching        what was set at run time for its batching, JSON (absent: nothing)
     <store>/<model>/.device          where it is to be served, JSON (absent: where there is room)
@@ -36,6 +37,10 @@ STORE_ID = ".store_id"
 KEEP = ".keep"
 BATCHING = ".batching"
 DEVICE = ".device"
+
+#: Beside a SavedModel, inside its version: who made it, and the body of a Predict request to try it with.
+LINEAGE = "assets.extra/tfserve_lineage.json"
+EXAMPLE = "assets.extra/tfserve_example.json"
 
 #: Staged folders that nobody touched for this long were left by a process that died.
 STALE_SECONDS = 24 * 3600.0

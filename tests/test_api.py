@@ -35,6 +35,8 @@ def schema_of(kind: Any) -> dict[str, Any]:
     for name, named in {**MESSAGES, **STATES}.items():
         if kind is named or kind == named:
             return {"$ref": f"#/components/schemas/{name}"}
+    if kind is Any:
+        return {}
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         return {"type": "string", "enum": list(arguments)}

@@ -38,6 +38,7 @@ from .callers import Callers
 from .forward import Forwarder
 from .hub import Hub
 from .inference import InferenceHandler
+from .log_stream import LogFollowers
 from .management import Refuse, default_handlers
 from .shares import Shares
 from .sharing import ShareHandler, SharesHandler, revoke
@@ -221,7 +222,9 @@ class TFServe(ExtensionApp):
         self.forwarder = Forwarder(self.supervisor.socket)
         # Of its own, so that calls that wait for a model to load take no predictions' places.
         self.management_forwarder = Forwarder(self.supervisor.socket)
-        self.broadcast = Broadcast()
+        self.broadcast = Broadcast(self._want_stats)
+        self.log_followers = LogFollowers()
+        self.stats_follower = Follower(self.management_forwarder, self.broadcast.publish, stats=True)
         self.follower = Follower(self.management_forwarder, self._on_model_server)
         self._callers = Callers(self)
         self._collector = metrics.ModelServerCollector(self.supervisor.socket, lambda: self.supervisor.running)
@@ -277,6 +280,7 @@ class TFServe(ExtensionApp):
         with contextlib.suppress(KeyError):  # Jupyter Server did not come as far as to start us
             REGISTRY.unregister(self._collector)
         self.broadcast.close()
+        self.log_followers.close()
         if self._for_kernels is not None:
             self._for_kernels.stop()
         if self._following is not None:
@@ -395,9 +399,17 @@ class TFServe(ExtensionApp):
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
                 self._loop.call_soon_threadsafe(self._on_server_state, event)
 
+    def _want_stats(self, wanted: bool) -> None:
+        """The model server is asked for samples only while somebody listens, and once for all of them."""
+        if wanted:
+            self.stats_follower.start()
+        else:
+            self.stats_follower.cancel()
+
     def _on_server_state(self, event: Event) -> None:
         state, reason = event["state"], event.get("reason", "")
         self.follower.set_running(state == "running")
+        self.stats_follower.set_running(state == "running")
         if state == "running":
             info = self.supervisor.info()
             self.log.info(

@@ -20,13 +20,15 @@ _MAX_LAG = 1000
 class Listener:
     """One stream of events."""
 
-    def __init__(self, listeners: set[Listener]) -> None:
-        self._listeners = listeners
+    def __init__(self, broadcast: Broadcast, stats: bool) -> None:
+        self._broadcast = broadcast
+        self.stats = stats  #: whether it wants the events of type "stats"
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
-        listeners.add(self)
 
     def put(self, event: Event) -> None:
         """Hand over an event; never waits."""
+        if event["type"] == "stats" and not self.stats:
+            return
         if self._queue.qsize() < _MAX_LAG:
             self._queue.put_nowait(event)
         else:
@@ -34,7 +36,7 @@ class Listener:
 
     def close(self) -> None:
         """End the stream, after what is waiting in it."""
-        self._listeners.discard(self)
+        self._broadcast.leave(self)
         self._queue.put_nowait(None)
 
     async def parts(self) -> AsyncIterator[bytes]:
@@ -52,14 +54,31 @@ class Listener:
 
 
 class Broadcast:
-    """Tells every listener every event. Belongs to one event loop."""
+    """Tells every listener every event. Belongs to one event loop. `on_stats(wanted)` is told when the first listener
+    comes who wants the events of type "stats", and when the last one is gone.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, on_stats: Callable[[bool], None] = lambda wanted: None) -> None:
         self._listeners: set[Listener] = set()
+        self._on_stats = on_stats
 
-    def listen(self) -> Listener:
+    def listen(self, stats: bool = False) -> Listener:
         """A stream of what happens from now on."""
-        return Listener(self._listeners)
+        listener = Listener(self, stats)
+        if stats and not self._wants_stats():
+            self._on_stats(True)
+        self._listeners.add(listener)
+        return listener
+
+    def leave(self, listener: Listener) -> None:
+        """It is told nothing more."""
+        if listener in self._listeners:
+            self._listeners.discard(listener)
+            if listener.stats and not self._wants_stats():
+                self._on_stats(False)
+
+    def _wants_stats(self) -> bool:
+        return any(listener.stats for listener in self._listeners)
 
     def publish(self, event: Event) -> None:
         """Hand an event to the listeners; never waits."""
@@ -73,11 +92,14 @@ class Broadcast:
 
 
 class Follower:
-    """Listens to the model server while it runs, and tells `on_event` what it says."""
+    """Listens to the model server while it runs, and tells `on_event` what it says; with `stats` nothing but the
+    events of that type.
+    """
 
-    def __init__(self, forwarder: Forwarder, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, forwarder: Forwarder, on_event: Callable[[Event], None], stats: bool = False) -> None:
         self._forwarder = forwarder
         self._on_event = on_event
+        self._stats = stats
         self._running = asyncio.Event()
         self._listening = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -86,12 +108,18 @@ class Follower:
         """Begin, in the running event loop."""
         self._task = asyncio.create_task(self._follow(), name="tfserve-events")
 
-    async def stop(self) -> None:
-        """End."""
+    def cancel(self) -> None:
+        """End, soon."""
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task])
             self._task = None
+
+    async def stop(self) -> None:
+        """End."""
+        task = self._task
+        self.cancel()
+        if task is not None:
+            await asyncio.wait([task])
 
     def set_running(self, running: bool) -> None:
         """Whether there is a model server to listen to."""
@@ -119,7 +147,7 @@ class Follower:
             await asyncio.sleep(0.1)
 
     async def _read_stream(self) -> None:
-        exchange = await self._forwarder.begin("GET", "/api/events")
+        exchange = await self._forwarder.begin("GET", "/api/events?stats=true" if self._stats else "/api/events")
         try:
             head = await exchange.head()
             text = b""
@@ -128,6 +156,8 @@ class Follower:
                 *lines, text = (text + part).split(b"\n")
                 for line in lines:
                     if line.startswith(b"data: "):
-                        self._on_event(cast(Event, json.loads(line[6:])))
+                        event = cast(Event, json.loads(line[6:]))
+                        if not self._stats or event["type"] == "stats":
+                            self._on_event(event)
         finally:
             exchange.abort()

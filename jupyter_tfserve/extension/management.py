@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from jupyter_server.auth.decorator import authorized
@@ -26,7 +26,6 @@ from ..store import StoreError, check_name
 from ..supervisor import StartError
 from . import models_config
 from .access import MANAGEMENT, is_owner
-from .broadcast import Listener
 from .forward import Unreachable
 from .uploads import UploadRefused, is_disk_full
 
@@ -60,6 +59,14 @@ class ManagementHandler(ExtensionHandlerMixin, APIHandler):
     def tfserve(self) -> TFServe:
         """The extension."""
         return cast("TFServe", self.extensionapp)
+
+    def set_default_headers(self) -> None:
+        """What is true now may not be a moment later."""
+        super().set_default_headers()
+        self.set_header("Cache-Control", "no-store")
+
+    def compute_etag(self) -> None:
+        """None: a hash of each answer to a poll would be work for nothing."""
 
     async def prepare(self) -> None:  # type: ignore[override]
         """The owner key opens the management API too; all else is as Jupyter does it."""
@@ -305,34 +312,62 @@ class ConfigHandler(ManagementHandler):
         await self.hand_on(is_state=True)
 
 
-class EventsHandler(ManagementHandler):
-    """Changes as they happen, as server-sent events."""
+class ExampleHandler(ManagementHandler):
+    """A request to try a model with."""
 
-    def initialize(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """Without compression, which would hold events back."""
-        super().initialize(name, *args, **kwargs)
-        self.request.headers.pop("Accept-Encoding", None)
-        self._listener: Listener | None = None
+    @web.authenticated
+    @authorized("read", AUTH_RESOURCE)
+    async def get(self, name: str) -> None:
+        """An `Example`, of ``?signature=S``."""
+        await self.hand_on()
+
+
+class StatsHandler(ManagementHandler):
+    """What the models did in the last seconds."""
 
     @web.authenticated
     @authorized("read", AUTH_RESOURCE)
     async def get(self) -> None:
-        """The stream; it ends when the listener goes, lags too far behind, or Jupyter Server stops."""
-        self.set_header("Content-Type", "text/event-stream")
-        self.set_header("Cache-Control", "no-cache")
-        self.set_header("X-Accel-Buffering", "no")  # nginx would collect the events
-        self._listener = self.tfserve.broadcast.listen()
+        """A `Stats`."""
+        await self.hand_on()
+
+
+class StreamHandler(ManagementHandler):
+    """An answer that comes in parts, until the caller goes or Jupyter Server stops."""
+
+    def initialize(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """Without compression, which would hold parts back."""
+        super().initialize(name, *args, **kwargs)
+        self.request.headers.pop("Accept-Encoding", None)
+        self._end_stream: Callable[[], None] | None = None
+
+    async def stream(self, parts: AsyncIterator[bytes], content_type: str, close: Callable[[], None]) -> None:
+        """Send the parts; `close` is called when the caller is gone, and ends them."""
+        self._end_stream = close
+        self.set_header("Content-Type", content_type)
+        self.set_header("X-Accel-Buffering", "no")  # nginx would collect the parts
         with contextlib.suppress(iostream.StreamClosedError):
-            async for part in self._listener.parts():
+            async for part in parts:
                 self.write(part)
                 await self.flush()
-        self.finish(set_content_type="text/event-stream")
+        self.finish(set_content_type=content_type)
 
     def on_connection_close(self) -> None:
-        """The listener is gone: its stream ends."""
+        """The caller is gone: its stream ends."""
         super().on_connection_close()
-        if self._listener is not None:
-            self._listener.close()
+        if self._end_stream is not None:
+            self._end_stream()
+
+
+class EventsHandler(StreamHandler):
+    """Changes as they happen, as server-sent events."""
+
+    @web.authenticated
+    @authorized("read", AUTH_RESOURCE)
+    async def get(self) -> None:
+        """The stream; it also ends for a listener that lags too far behind. ``?stats=true`` adds the samples."""
+        listener = self.tfserve.broadcast.listen(stats=self.get_query_argument("stats", "") == "true")
+        await self.stream(listener.parts(), "text/event-stream", listener.close)
 
 
 class ServerHandler(ManagementHandler):
@@ -359,18 +394,22 @@ class ServerHandler(ManagementHandler):
         self.finish(json.dumps(await self.server_info()))
 
 
-class LogsHandler(ManagementHandler):
-    """The end of the model server's log."""
+class LogsHandler(StreamHandler):
+    """The model server's log."""
 
     @web.authenticated
     @authorized("read", AUTH_RESOURCE)
     async def get(self) -> None:
-        """The last ``?lines=N``; with ``process=ID`` a worker's, which the process with the ports has."""
+        """The last ``?lines=N``; with ``?follow=true`` also what comes after them."""
         lines = self.get_query_argument("lines", "200")
         if not lines.isdigit() or not 0 < int(lines) <= _MAX_LOG_LINES:
             raise Refuse(400, f"'lines' is a number from 1 to {_MAX_LOG_LINES}.")
-        if self.get_query_argument("process", "server") != "server":
-            await self.hand_on()
+        if self.get_query_argument("process", ""):
+            await self.hand_on()  # a worker's: its front knows where it is
+            return
+        if self.get_query_argument("follow", "") == "true":
+            following = self.tfserve.log_followers.follow(self.tfserve.supervisor.log, int(lines))
+            await self.stream(following.parts(), "text/plain; charset=utf-8", following.close)
             return
         tail = await self.in_thread(self.tfserve.supervisor.log_tail, int(lines))
         self.finish(tail, set_content_type="text/plain; charset=utf-8")
@@ -450,7 +489,9 @@ default_handlers: list[tuple[str, type[ManagementHandler]]] = [
     (r"/tfserve/api/models/([^/]+)/batching", BatchingHandler),
     (r"/tfserve/api/models/([^/]+)/device", DeviceHandler),
     (r"/tfserve/api/models/([^/]+)/labels", LabelsHandler),
+    (r"/tfserve/api/models/([^/]+)/example", ExampleHandler),
     (r"/tfserve/api/devices", DevicesHandler),
+    (r"/tfserve/api/stats", StatsHandler),
     (r"/tfserve/api/config", ConfigHandler),
     (r"/tfserve/api/events", EventsHandler),
     (r"/tfserve/api/server", ServerHandler),

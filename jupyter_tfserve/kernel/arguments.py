@@ -34,6 +34,7 @@ _REGISTER = frozenset(
 
 VERBS: Mapping[str, Verb] = {
     "status": Verb("%tfserve status [NAME]", most=1),
+    "panel": Verb("%tfserve panel [NAME]", most=1),
     "predict": Verb(
         "%tfserve predict NAME EXPR [--version N | --label L] [--signature S]",
         values=frozenset({"--version", "--label", "--signature"}),

@@ -24,7 +24,8 @@ from ..api import (
     ShareRequest,
     State,
 )
-from ..client import Client, TFServeError
+from ..client import Client, EventStream, LogStream, TFServeError
+from ..log_tail import LocalLog
 from ..store import Store
 from . import devices, lineage, render
 from .devices import DeviceReport
@@ -106,6 +107,14 @@ class Endpoint(ABC):
     @abstractmethod
     def logs(self, lines: int = 200) -> str:
         """The end of the model server's log."""
+
+    @abstractmethod
+    def listen(self, stats: bool = False) -> EventStream:
+        """Changes as they happen. Raises KernelError while there is nobody who would tell them."""
+
+    @abstractmethod
+    def follow_log(self, lines: int = 200) -> LogStream | LocalLog:
+        """The end of the model server's log, then what is written to it."""
 
     @abstractmethod
     def close(self) -> None:

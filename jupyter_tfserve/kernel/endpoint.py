@@ -15,8 +15,9 @@ from pathlib import Path
 from jupyter_core.paths import jupyter_data_dir, jupyter_runtime_dir
 
 from ..api import DeviceList, ServerInfo, ServerRequest, State
-from ..client import Client
+from ..client import Client, EventStream, LogStream
 from ..devices import Devices
+from ..log_tail import LocalLog
 from ..store import Store
 from ..supervisor import Settings, Supervisor
 from .base import Endpoint
@@ -102,6 +103,14 @@ class JupyterEndpoint(Endpoint):
     def logs(self, lines: int = 200) -> str:
         """What the Jupyter Server kept."""
         return self._client.logs(lines)
+
+    def listen(self, stats: bool = False) -> EventStream:
+        """What the Jupyter Server tells, also while no model server runs."""
+        return self._client.listen(stats)
+
+    def follow_log(self, lines: int = 200) -> LogStream:
+        """Through the Jupyter Server."""
+        return self._client.follow_log(lines)
 
     def close(self) -> None:
         """Close the connections."""
@@ -203,6 +212,16 @@ class OwnedEndpoint(Endpoint):
     def logs(self, lines: int = 200) -> str:
         """The end of its log."""
         return self._supervisor.log_tail(lines)
+
+    def listen(self, stats: bool = False) -> EventStream:
+        """What the model server tells, while it runs; asking does not start it."""
+        if not self._supervisor.running:
+            raise KernelError("The model server does not run.", "`%tfserve start` starts it.")
+        return self._client.listen(stats)
+
+    def follow_log(self, lines: int = 200) -> LocalLog:
+        """From the file."""
+        return LocalLog(self._supervisor.log, lines)
 
     def close(self) -> None:
         """End the model server and take away its runtime folder. Also called when the kernel ends."""

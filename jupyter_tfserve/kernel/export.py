@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..store import versions_in
+from ..store import EXAMPLE, versions_in
 from .errors import ExportError, KernelError, disk_full, is_disk_full, need_tensorflow
 from .values import first_row, request_body
-
-#: Where an exported version keeps the example that came with it: the body of a Predict request.
-EXAMPLE = "assets.extra/tfserve_example.json"
 
 _GRAPHS = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 

@@ -27,10 +27,10 @@ from typing import Any, TypedDict, cast
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
+from ..store import LINEAGE
 from .finding import session_notebook
 
 FOLDER = "assets.extra"
-LINEAGE = f"{FOLDER}/tfserve_lineage.json"
 CELLS = f"{FOLDER}/executed_cells.ipynb"
 NOTEBOOK = f"{FOLDER}/notebook.ipynb"
 

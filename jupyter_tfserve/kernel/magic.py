@@ -74,6 +74,7 @@ class TFServeMagics(Magics):
             %tfserve NAME OBJECT        serve an object under a name; a newer version takes over without a gap
             %tfserve                    show everything that is served
             %tfserve status NAME        one model: versions, signatures, and the notebook that made them
+            %tfserve panel [NAME]       a panel that shows and steers all of it, and follows what happens
             %tfserve predict NAME EXPR  ask a model; returns arrays
             %tfserve label NAME stable=3 canary=4 old=     move labels; with nothing behind = take one away
             %tfserve versions NAME --latest 2 | --all | --only 3 4     which versions are served
@@ -124,6 +125,7 @@ class TFServeMagics(Magics):
         verbs: dict[str, Callable[[Endpoint, Line, Mapping[str, Any]], Any]] = {
             "": _overview,
             "status": _status,
+            "panel": _panel,
             "predict": _predict,
             "label": _label,
             "versions": _versions,
@@ -273,6 +275,12 @@ def _overview(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
 
 def _status(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
     show(endpoint.status(expand(line.words[0], scope)) if line.words else endpoint.overview())
+
+
+def _panel(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> None:
+    from .panel import Panel
+
+    show(Panel.of(expand(line.words[0], scope) if line.words else ""))
 
 
 def _predict(endpoint: Endpoint, line: Line, scope: Mapping[str, Any]) -> Any:

@@ -49,6 +49,7 @@ from .frontends.rest import RestApi, RestOptions
 from .frontends.services import Services, not_available
 from .memory import forget_start_up
 from .request_log import RequestLogs
+from .stats import Sampler, load_of
 from .tls import Tls
 from .workers.assigned import PREFIX as ASSIGNED
 from .workers.assigned import Assigned
@@ -129,6 +130,7 @@ class _Program:
         except (OSError, ValueError, KeyError, TypeError) as error:  # rather no server than one without its bearers
             raise StartFailed(f"--bearer_hashes_file cannot be read: {error}") from None
         self._admission = Admission(self._bearers)
+        self._sampler = Sampler(lambda: load_of(self._core), on_sample=self._events.publish)
         quiet_numpy()
         rest_pools = ModelPools(flags.rest_api_num_threads, lambda name: name in self._core.models, "rest", quiet_numpy)
         self._rest = RestApi(
@@ -167,6 +169,7 @@ class _Program:
         sweeps: list[asyncio.Task[None]] = []
         try:
             if flags.management_socket:
+                self._sampler.start()
                 servers.append(await self._listen_unix(flags.management_socket))
             sweeps += self._begin()
             await self._load_or_stop()
@@ -346,6 +349,7 @@ class _Program:
             self._management_pool,
             {"tensorflow": _tensorflow_version(), "jupyter_tfserve": __version__},
             self._store,
+            self._sampler,
             self._heartbeat,
             self._processes,
         )
@@ -501,6 +505,7 @@ class _Program:
         await asyncio.gather(
             asyncio.to_thread(self._grpc.stop, timeout), *(server.drain(timeout) for server, _ in servers)
         )
+        self._sampler.stop()
         for sweep in sweeps:
             sweep.cancel()
         await asyncio.to_thread(self._core.close, 5.0)
@@ -530,7 +535,7 @@ class _FrontProgram(_Program):
         relay = self._relay = Relay(self._core, loop)
         timeout = self._flags.rest_api_timeout_in_ms
         self._rest.relay = RestRelay(relay, self._rest, timeout / 1000 if timeout else None)
-        self._rest.counted_elsewhere = self._front.reports
+        self._rest.counted_elsewhere = self._sampler.reports = self._front.reports
         return RemoteServices(relay, *self._service_options())
 
     def _begin(self) -> list[asyncio.Task[None]]:

@@ -177,7 +177,7 @@ class ConfigStore:
         return text_format.MessageToString(self._read())
 
     def register(self, name: str, request: api.ModelRequest) -> None:
-        """Serve a model, or change it."""
+        """Serve a model, or change it; versions that could not be loaded are tried again."""
 
         def change(config: Config) -> None:
             model = next((m for m in config.model_config_list.config if m.name == name), None)
@@ -197,6 +197,7 @@ class ConfigStore:
         keep: Any = request.get("keep_versions")
         if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 0):
             raise invalid(f"keep_versions is a number of versions, 0 for all, not {keep!r}.")
+        self._core.manager.retry(name)
         self._change(change)
         self._core.look(name)
         if self._store is not None and keep is not None:

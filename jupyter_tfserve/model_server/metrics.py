@@ -6,8 +6,10 @@ a sample costs ten times as much there.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,9 @@ _MAX_CHILDREN = 5000
 
 #: Values of a histogram that are counted together.
 _COUNTED_AT_ONCE = 1000
+
+#: The panels' quantiles want finer steps than TF Serving's: so many inside one of its own. The page has TF Serving's.
+_STEPS = 4
 
 Labels = tuple[str, ...]
 Array = npt.NDArray[Any]
@@ -99,6 +104,11 @@ class Counter(_Metric):
         """Count."""
         self.child(*labels).add(by)
 
+    def children(self) -> list[tuple[Labels, Count]]:
+        """Those there are."""
+        with self._lock:
+            return list(self._children.items())
+
     def total(self) -> int:
         """The sum of the values."""
         with self._lock:
@@ -106,8 +116,7 @@ class Counter(_Metric):
 
     def samples(self) -> dict[Labels, Any]:
         """The value for each combination of labels that has counted anything."""
-        with self._lock:
-            return {labels: child.value for labels, child in self._children.items() if child.value}
+        return {labels: child.value for labels, child in self.children() if child.value}
 
     def added(self, one: Any, other: Any) -> Any:
         """Their sum."""
@@ -123,11 +132,14 @@ class Distribution:
     counting one by one would be a good part of the time that a small request takes.
     """
 
-    __slots__ = ("_buckets", "_limits", "_lock", "_total", "_uncounted")
+    __slots__ = ("_buckets", "_limits", "_lock", "_steps", "_tally", "_total", "_uncounted")
 
-    def __init__(self, limits: Array) -> None:
+    def __init__(self, limits: Array, steps: int = 1) -> None:
+        """`limits` ascend; each `steps`-th of them, from the first on, is one of the page."""
         self._limits = limits
+        self._steps = steps
         self._lock = threading.Lock()
+        self._tally: Tally | None = None  # the last one, while it still holds
         self._buckets = np.zeros(len(limits) + 1, np.int64)
         self._total = 0.0
         self._uncounted: list[float] = []
@@ -145,14 +157,67 @@ class Distribution:
             self.counts()
 
     def counts(self) -> tuple[list[int], float]:
-        """How many values there were up to each limit, from the one before it (last: past all), and their sum."""
+        """How many values there were up to each limit of the page, from the one before it (last: past all), and their
+        sum.
+        """
+        tally = self.tally()
+        buckets, steps = tally.buckets, self._steps
+        if steps > 1:
+            inner = buckets[1:-1].reshape(-1, steps).sum(axis=1)
+            buckets = np.concatenate((buckets[:1], inner, buckets[-1:]))
+        return buckets.tolist(), tally.total
+
+    def tally(self) -> Tally:
+        """The same with all limits; while nothing comes it is the same object."""
         with self._lock:
             values = self._uncounted[:]
             del self._uncounted[: len(values)]  # not a new list: a thread may be about to append to this one
             if values:
                 self._buckets += np.bincount(np.searchsorted(self._limits, values), minlength=len(self._buckets))
                 self._total += sum(values)
-            return self._buckets.tolist(), self._total
+                self._tally = None
+            if self._tally is None:
+                self._tally = Tally(self._limits, self._buckets.copy(), self._total)
+            return self._tally
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """What a histogram has counted up to a moment."""
+
+    limits: Array  #: ascending
+    buckets: Array  #: values up to each limit, from the one before it; last: past all
+    total: float  #: their sum
+
+    @property
+    def count(self) -> int:
+        """Values."""
+        return int(self.buckets.sum())
+
+    def since(self, before: Tally | None) -> Tally:
+        """What came after an earlier tally of the same histogram."""
+        if before is None:
+            return self
+        return Tally(self.limits, self.buckets - before.buckets, self.total - before.total)
+
+    def plus(self, other: Tally) -> Tally:
+        """With what a histogram with the same limits has counted."""
+        return Tally(self.limits, self.buckets + other.buckets, self.total + other.total)
+
+    def quantile(self, share: float) -> float | None:
+        """The value that `share` (0 to 1) of the values do not exceed, by straight lines inside the buckets; None of no
+        values. Past the last limit it is that.
+        """
+        below = np.cumsum(self.buckets)
+        wanted = share * below[-1]
+        if not below[-1]:
+            return None
+        at = int(np.searchsorted(below, wanted))
+        if at >= len(self.limits):
+            return float(self.limits[-1])
+        low = self.limits[at - 1] if at else 0.0
+        inside = (wanted - (below[at - 1] if at else 0)) / max(1, self.buckets[at])
+        return float(low + (self.limits[at] - low) * inside)
 
 
 class Histogram(_Metric):
@@ -160,9 +225,12 @@ class Histogram(_Metric):
 
     kind = "histogram"
 
-    def __init__(self, name: str, *labels: str, limits: Sequence[float] = _LIMITS) -> None:
+    def __init__(self, name: str, *labels: str, limits: Sequence[float] = _LIMITS, steps: int = 1) -> None:
+        """`limits` are the page's; `steps` as many are counted inside each, for `Tally.quantile`."""
         super().__init__(name, *labels)
         self.limits = np.array(limits)
+        self._steps = steps
+        self._all_limits = _finer(self.limits, steps)
         self._children: dict[Labels, Distribution] = {}
 
     def child(self, *labels: str) -> Distribution:
@@ -171,9 +239,14 @@ class Histogram(_Metric):
         if found is None:
             with self._lock:
                 if len(self._children) >= _MAX_CHILDREN:
-                    return Distribution(self.limits)
-                found = self._children.setdefault(labels, Distribution(self.limits))
+                    return Distribution(self._all_limits, self._steps)
+                found = self._children.setdefault(labels, Distribution(self._all_limits, self._steps))
         return found
+
+    def children(self) -> list[tuple[Labels, Distribution]]:
+        """Those there are."""
+        with self._lock:
+            return list(self._children.items())
 
     def observe(self, value: float, *labels: str) -> None:
         """Count one value."""
@@ -181,15 +254,11 @@ class Histogram(_Metric):
 
     def total(self) -> int:
         """How many values were counted."""
-        with self._lock:
-            children = list(self._children.values())
-        return sum(sum(child.counts()[0]) for child in children)
+        return sum(sum(child.counts()[0]) for _, child in self.children())
 
     def samples(self) -> dict[Labels, Any]:
         """Counts and sum for each combination of labels that has counted anything."""
-        with self._lock:
-            children = list(self._children.items())
-        found = {labels: child.counts() for labels, child in children}
+        found = {labels: child.counts() for labels, child in self.children()}
         return {labels: counted for labels, counted in found.items() if any(counted[0])}
 
     def added(self, one: Any, other: Any) -> Any:
@@ -238,6 +307,14 @@ class _Observations(_Metric):
         return [f"{self.name} {value:.15g}" for value in samples.values()]
 
 
+def _finer(limits: Array, steps: int) -> Array:
+    """With `steps` - 1 more between each two, growing as they do."""
+    inner = [low * (high / low) ** (step / steps) for low, high in itertools.pairwise(limits) for step in range(steps)]
+    fine = np.array([*inner, limits[-1]])
+    fine[::steps] = limits
+    return fine
+
+
 def _escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
@@ -245,7 +322,7 @@ def _escape(value: str) -> str:
 _PREFIX = ":tensorflow:serving:"
 
 REQUEST_COUNT = Counter(_PREFIX + "request_count", "model_name", "status")
-REQUEST_LATENCY = Histogram(_PREFIX + "request_latency", "model_name", "API", "entrypoint")
+REQUEST_LATENCY = Histogram(_PREFIX + "request_latency", "model_name", "API", "entrypoint", steps=_STEPS)
 RUNTIME_LATENCY = Histogram(_PREFIX + "runtime_latency", "model_name", "API", "runtime")
 EXAMPLE_COUNT_TOTAL = Counter(_PREFIX + "request_example_count_total", "model")
 EXAMPLE_COUNTS = Histogram(_PREFIX + "request_example_counts", "model", limits=_COUNT_LIMITS)

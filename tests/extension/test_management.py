@@ -31,6 +31,8 @@ OPERATIONS = [
     ("PUT", "/api/models/nothing/device", {"device": "cpu"}),
     ("PATCH", "/api/models/nothing/labels", {}),
     ("GET", "/api/devices", None),
+    ("GET", "/api/models/affine/example", None),
+    ("GET", "/api/stats?seconds=5", None),
     ("GET", "/api/config", None),
     ("PUT", "/api/config", b"nonsense {"),
     ("GET", "/api/events", None),

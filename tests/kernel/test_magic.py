@@ -253,3 +253,13 @@ def test_terminal(environment: Path, tmp_path: Path, saved_model: Path) -> None:
     assert pid is not None
     assert not psutil.pid_exists(int(pid[1]))
     assert not list((environment / "runtime").glob("tfserve-kernel-*"))
+
+
+def test_panel(kernel: Kernel) -> None:
+    """It is a widget, also in a kernel that owns its model server; asked for again it is the same one."""
+    shown = kernel.run("%tfserve panel").shown[-1]
+    first = shown["application/vnd.jupyter.widget-view+json"]["model_id"]
+    assert kernel.run("%tfserve panel").shown[-1]["application/vnd.jupyter.widget-view+json"]["model_id"] == first
+    kernel.run("from jupyter_tfserve import Panel; panel = Panel.of(''); assert panel.following")
+    kernel.run("import time; end = time.time() + 60\nwhile panel.server == 'starting': assert time.time() < end")
+    kernel.run("panel.close(); assert panel.comm is None")

@@ -124,6 +124,12 @@ class Batcher:
         """That of the servable."""
         return self.servable.signature_def_map
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a run."""
+        with self._lock:
+            return sum(map(len, self._queues.values()))
+
     def merges(self, signature: str) -> bool:
         """Whether requests for a signature are merged."""
         mode = self._batching.mode

@@ -179,6 +179,14 @@ class Manager:
                     self._on_change(version)
             self._reconcile(model)
 
+    def retry(self, name: str) -> None:
+        """Versions that ended because they could not be loaded begin anew with the next `set_aspired`."""
+        with self._changed:
+            model = self._models.get(name)
+            for version in model.versions if model else ():
+                if version.state == "END" and version.error is not None:
+                    version.is_aspired = False
+
     def lost(self, name: str, number: int, servable: Batcher) -> None:
         """The process has ended that ran a loaded version: it is loaded again."""
         with self._changed:

@@ -48,7 +48,10 @@ class ServerCore:
             self.options.load_timeout_seconds,
         )
         self._source = FileSystemSource(
-            self.manager.set_aspired, self.options.file_system_poll_wait_seconds, self.options.keep_labelled
+            self.manager.set_aspired,
+            self.options.file_system_poll_wait_seconds,
+            self.options.keep_labelled,
+            lambda name: on_model(name, "changed"),
         )
         self._models: dict[str, ModelConfig] = {}
         self.logged: set[str] = set()  #: models whose requests are logged
@@ -91,6 +94,10 @@ class ServerCore:
     def error(self, name: str) -> str:
         """Why a configured model has no version to serve, "" if it has."""
         return "" if self.manager.available(name) else self._source.error(name)
+
+    def on_disk(self, name: str) -> tuple[int, ...]:
+        """The versions in a model's base path, highest first, to be served or not."""
+        return self._source.found(name)
 
     def start(self) -> None:
         """Begin to watch the base paths."""

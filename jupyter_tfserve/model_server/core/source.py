@@ -28,9 +28,16 @@ class FileSystemSource:
     """
 
     def __init__(
-        self, on_aspired: Callable[[str, Mapping[int, Path]], None], poll_seconds: float, keep_labelled: bool = False
+        self,
+        on_aspired: Callable[[str, Mapping[int, Path]], None],
+        poll_seconds: float,
+        keep_labelled: bool = False,
+        on_found: Callable[[str], None] = lambda name: None,
     ) -> None:
+        """`on_found(name)` is called when a look found other versions on disk than the one before it."""
         self._on_aspired = on_aspired
+        self._on_found = on_found
+        self._found: dict[str, tuple[int, ...]] = {}
         self._poll_seconds = poll_seconds
         self._keep_labelled = keep_labelled
         self._models: dict[str, ModelConfig] = {}
@@ -65,6 +72,7 @@ class FileSystemSource:
             for name in gone:
                 self._errors.pop(name, None)
                 self._empty.discard(name)
+                self._found.pop(name, None)
                 self._on_aspired(name, {})
             errors = {name: error for name in models if (error := self.look(name))}
         if moved:
@@ -87,12 +95,20 @@ class FileSystemSource:
         """What the last look at a model's base path found wrong, "" for nothing."""
         return self._errors.get(name, "")
 
+    def found(self, name: str) -> tuple[int, ...]:
+        """The versions that the last look at a model's base path found, highest first, to be served or not."""
+        return self._found.get(name, ())
+
     def _look(self, name: str, config: ModelConfig) -> str:
         if not os.path.isdir(config.base_path):  # Path.is_dir raises where the path is too long or may not be read
             # TF Serving stops polling every model here. A folder that is missing for a moment (a remount) must not
             # unload what serves: this model keeps what it has, and no other one notices.
             return f"Could not find base path {config.base_path} for servable {name}"
         found = versions_in(config.base_path)
+        numbers = tuple(sorted(found, reverse=True))
+        before, self._found[name] = self._found.get(name), numbers
+        if before is not None and before != numbers:
+            self._on_found(name)
         # A policy that names its versions means them, and no others.
         keep = self._keep_labelled and not isinstance(config.policy, Specific)
         labelled: Collection[int] = set(config.labels.values()) if keep else ()

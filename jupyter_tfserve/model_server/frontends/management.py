@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, Future
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
+from weakref import WeakKeyDictionary
 
 from ... import api
 from ...process import log_tail
 from ...store import Store, StoreError, check_name
+from .. import origin
 from ..batching_settings import BatchingSettings
 from ..config import ConfigStore, policy_message
 from ..core.batching import Batcher
@@ -24,6 +26,8 @@ from ..core.policy import ModelConfig
 from ..core.servable import TensorInfo
 from ..core.server_core import ServerCore
 from ..errors import Code, ServingError, invalid
+from ..example import example
+from ..stats import KEPT, Sampler
 from ..workers.places import Places
 from .http import Exchange, Response
 
@@ -43,26 +47,28 @@ class EventBus:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._queues: set[asyncio.Queue[api.Event | None]] = set()
+        self._queues: dict[asyncio.Queue[api.Event | None], bool] = {}  # each with whether it wants stats
 
     def publish(self, event: api.Event) -> None:
-        """Hand an event to the listeners; never waits."""
+        """Hand an event to the listeners (one of type "stats" to those who want them); never waits."""
         try:
             self._loop.call_soon_threadsafe(self._put, event)
         except RuntimeError:
             pass  # the loop is closed: nobody listens
 
     def _put(self, event: api.Event | None) -> None:
-        for queue in list(self._queues):
+        for queue, wants_stats in list(self._queues.items()):
+            if event is not None and event["type"] == "stats" and not wants_stats:
+                continue
             late = queue.qsize() >= _MAX_LAG
             if late:
-                self._queues.discard(queue)
+                self._queues.pop(queue, None)
             queue.put_nowait(None if late else event)
 
-    async def listen(self) -> AsyncIterator[bytes]:
+    async def listen(self, stats: bool = False) -> AsyncIterator[bytes]:
         """Events as server-sent events, with a comment now and then that shows that the line is alive."""
         queue: asyncio.Queue[api.Event | None] = asyncio.Queue()
-        self._queues.add(queue)
+        self._queues[queue] = stats
         try:
             yield b": connected\n\n"
             while True:
@@ -75,7 +81,7 @@ class EventBus:
                     return
                 yield b"data: " + json.dumps(event).encode() + b"\n\n"
         finally:
-            self._queues.discard(queue)
+            self._queues.pop(queue, None)
 
 
 class ManagementApi:
@@ -90,6 +96,7 @@ class ManagementApi:
         pool: Executor,
         versions: dict[str, str],
         store: Store | None,
+        sampler: Sampler,
         heartbeat: Callable[[], Future[None]],
         places: Places,
     ) -> None:
@@ -101,6 +108,8 @@ class ManagementApi:
         self._pool = pool
         self._versions = versions
         self._store = store
+        self._sampler = sampler
+        self._origins: WeakKeyDictionary[Version, api.Origin | None] = WeakKeyDictionary()
         self._heartbeat = heartbeat
         self._places = places
 
@@ -108,13 +117,14 @@ class ManagementApi:
         """Answer a request."""
         parts = urlsplit(request.target)
         path = [unquote(part) for part in parts.path.split("/")[2:]]
-        if path == ["events"] and request.method == "GET":
-            request.respond(Response(200, content_type="text/event-stream", stream=self._events.listen()))
-            return
         if path == ["heartbeat"] and request.method == "GET":
             request.respond_with(asyncio.create_task(self._beat()))
             return
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        if path == ["events"] and request.method == "GET":
+            events = self._events.listen(query.get("stats") == "true")
+            request.respond(Response(200, content_type="text/event-stream", stream=events))
+            return
         loop = asyncio.get_running_loop()
         request.respond_with(loop.run_in_executor(self._pool, self._answer, request, path, query))
 
@@ -141,6 +151,10 @@ class ManagementApi:
         match (request.method, *path):
             case ("GET", "state"):
                 return _json(self.state())
+            case ("GET", "stats"):
+                return _json(self._sampler.stats(_seconds(query.get("seconds", str(KEPT)))))
+            case ("GET", "models", name, "example"):
+                return _json(self._example(name, query.get("signature", "")))
             case ("GET", "config"):
                 return Response(200, self._configs.text().encode(), "text/plain; charset=utf-8")
             case ("PUT", "config"):
@@ -222,6 +236,17 @@ class ManagementApi:
 
         manager.wait(done, min(timeout, 3600.0))
 
+    def _example(self, name: str, signature: str) -> api.Example:
+        self._find(name)
+        with self._core.use(name) as version:
+            return example(version.loaded.signatures, version.path, signature)
+
+    def _origin(self, version: Version) -> api.Origin | None:
+        """Read once: a version's files do not change."""
+        if version not in self._origins:
+            self._origins[version] = origin.read(version.path)
+        return self._origins[version]
+
     def state(self) -> api.State:
         """Everything at a glance."""
         served = self._core.models  # one configuration: it may be replaced meanwhile
@@ -248,6 +273,7 @@ class ManagementApi:
             labels=labels,
             keep_versions=self._store.keep_versions(name) if self._store else 0,
             versions=[self._version(version, labels) for version in manager.versions(name)],
+            on_disk=list(self._core.on_disk(name)),
             signatures=_signatures(servable) if servable else {},
             batching=self._batching.status(name, servable),
             placement=self._places.placement(name),
@@ -262,6 +288,7 @@ class ManagementApi:
             state=version.state,
             error_code=version.error.code.name if version.error else "OK",
             error_message=version.error.message if version.error else "",
+            error_remedy=version.error.remedy if version.error else "",
             labels=sorted(label for label, number in labels.items() if number == version.number),
             path=str(version.path),
             since=version.since,
@@ -269,6 +296,7 @@ class ManagementApi:
             in_flight=version.in_flight,
             memory=servable.memory if servable is not None and is_there else None,
             devices=self._places.devices_of(servable) if servable is not None and is_there else [],
+            origin=self._origin(version),
         )
 
 
@@ -323,6 +351,13 @@ def _labels(message: dict[str, Any]) -> dict[str, int | None]:
         if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
             raise invalid(f"Label {label!r} needs a version's number, or null, not {number!r}.")
     return message
+
+
+def _seconds(text: str) -> int:
+    seconds = _number(text)
+    if not 1 <= seconds <= KEPT:
+        raise invalid(f"'seconds' is a number from 1 to {KEPT}.")
+    return seconds
 
 
 def _number(text: str) -> int:

@@ -26,6 +26,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 from ..core.servable import Array, Servable, Signature, TensorInfo
 from ..errors import Code, ServingError
 from .effects import Effects
+from .remedies import remedy
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +70,11 @@ def load(path: Path, options: SavedModelOptions) -> Servable:
         try:
             return _FunctionServable(path, options)
         except Exception as second:
-            raise _error(second) from second
+            raise _load_error(second) from second
     except ServingError:
         raise
     except Exception as error:
-        raise _error(error) from error
+        raise _load_error(error) from error
 
 
 class _NotForSession(Exception):
@@ -297,6 +298,12 @@ def _read_signature_defs(path: Path, tags: Sequence[str]) -> Mapping[str, Any]:
         if set(meta_graph.meta_info_def.tags) == set(tags):
             return dict(meta_graph.signature_def)
     return {}
+
+
+def _load_error(error: Exception) -> ServingError:
+    """The same of a load, with what to do about it."""
+    said = _error(error)
+    return ServingError(said.code, said.message, remedy(said.message))
 
 
 def _error(error: Exception) -> ServingError:

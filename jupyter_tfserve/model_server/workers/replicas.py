@@ -87,6 +87,11 @@ class RemoteVersion:
             else:
                 self.dependent = loaded["dependent"]
 
+    @property
+    def waiting(self) -> int:
+        """0: requests that wait for a run do so in the workers, which do not tell how many."""
+        return 0
+
     def queue(self, signature: Signature, outputs: tuple[str, ...]) -> NoReturn:
         """Nothing runs in a front: a request for a version that came just now is asked to come again."""
         raise lost_worker()

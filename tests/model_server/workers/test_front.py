@@ -276,3 +276,17 @@ def test_requests_are_logged(front: Front, models: Path, tmp_path: Path) -> None
         return [file for file in tmp_path.glob("log-*") if file.stat().st_size]
 
     wait_for("a logged request", logged)
+
+
+def test_the_samples_tell_of_the_runs_in_workers(front: Front) -> None:
+    """Requests are counted here, batches and waits where they run."""
+    with front.client() as client:
+        client.set_batching("affine", {"mode": "on"})
+        for _ in range(5):
+            client.predict("affine", {"instances": [1.0, 2.0, 3.0]})
+
+        def runs() -> int:
+            told = [sample for sample in client.stats()["samples"].get("affine", []) if sample is not None]
+            return sum(sample["batch_sizes"].get("4", 0) for sample in told if sample["queue_ms"] is not None)
+
+        wait_for("five runs of up to four rows", lambda: runs() >= 5, 10)

@@ -1,0 +1,257 @@
+"""The panel in JupyterLab and Notebook 7: seen, steered by mouse and keys, and read by axe. The pictures of
+docs/panel.md are made here: SCREENSHOTS=docs/screenshots python -m pytest tests/browser/test_panel.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import Lab, Watched, open_notebook, picture, run_all
+from helpers import ROOT, publish, wait_for
+from playwright.sync_api import Locator, Page, expect
+
+AXE = ROOT / "labextension" / "node_modules" / "axe-core" / "axe.min.js"
+
+SECTIONS = ("Versions", "Labels", "Batching", "Device", "Try it", "Calls", "Shares", "Log")
+
+#: A picture of a "7", as the pixels of the digits of scikit-learn are.
+SEVEN = [
+    [0.0, 0.2, 0.9, 1.0, 1.0, 1.0, 0.4, 0.0],
+    [0.0, 0.3, 0.8, 0.6, 0.6, 1.0, 0.4, 0.0],
+    [0.0, 0.0, 0.0, 0.0, 0.4, 1.0, 0.1, 0.0],
+    [0.0, 0.0, 0.2, 0.5, 0.9, 0.9, 0.3, 0.0],
+    [0.0, 0.1, 0.9, 1.0, 1.0, 1.0, 0.5, 0.0],
+    [0.0, 0.0, 0.2, 0.9, 0.7, 0.1, 0.0, 0.0],
+    [0.0, 0.0, 0.6, 0.8, 0.1, 0.0, 0.0, 0.0],
+    [0.0, 0.1, 1.0, 0.4, 0.0, 0.0, 0.0, 0.0],
+]
+
+MODEL = f"""
+import keras, numpy as np
+keras.utils.set_random_seed(1)
+image = keras.Input((8, 8), name="image")
+hidden = keras.layers.Dense(32, activation="relu")(keras.layers.Flatten()(image))
+model = keras.Model(image, keras.layers.Dense(10, activation="softmax", name="scores")(hidden))
+%load_ext jupyter_tfserve
+%tfserve digits model --version 1 --example np.array([{SEVEN}], "float32")
+%tfserve digits model --version 2 --label stable
+%tfserve digits model --version 3
+%tfserve versions digits --only 2 3
+"""
+
+
+def open_alone(page: Page, lab: Lab, path: str) -> None:
+    """JupyterLab in a workspace of its own: what other tests have open stays away."""
+    page.goto(lab.url(f"lab/workspaces/{Path(path).stem}/tree/{path}"))
+    page.wait_for_function("window.jupyterapp && window.jupyterapp.restored", timeout=60_000)
+    page.evaluate("window.jupyterapp.restored.then(() => true)")
+    expect(page.locator("#jupyterlab-splash")).to_have_count(0)
+
+
+def show(watched: Watched, lab: Lab, model: str, opened: Any = open_alone) -> Locator:
+    """A notebook whose cell shows the panel of a model."""
+    name = f"{model}-{watched.page.evaluate('Date.now()')}.ipynb"
+    opened(watched.page, lab, lab.write_notebook(name, f"%load_ext jupyter_tfserve\n%tfserve panel {model}"))
+    run_all(watched.page)
+    panel = watched.page.locator(".jp-jupyter-tfserve-panel")
+    expect(panel).to_contain_text("serving version")
+    return panel
+
+
+def section(panel: Locator, title: str) -> None:
+    """Bring a section into sight."""
+    panel.get_by_role("button", name=title, exact=True).click()
+    expect(panel.locator("h4")).to_have_text(title)
+
+
+def check_accessibility(page: Page, where: str) -> None:
+    """axe finds nothing serious in the panel."""
+    assert AXE.exists(), "axe-core is missing: cd labextension && jlpm install"
+    if not page.evaluate("Boolean(window.axe)"):
+        # Not as a script element: JupyterLab's module loader would take it.
+        page.evaluate(
+            "source => { const module = {exports: {}}; new Function('module', 'define', source)(module); }",
+            AXE.read_text(),
+        )
+    found = page.evaluate("async () => (await axe.run('.jp-jupyter-tfserve-panel')).violations")
+    serious = [
+        {"rule": one["id"], "help": one["help"], "nodes": [node["html"][:200] for node in one["nodes"]]}
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert not serious, f"{where}: {json.dumps(serious, indent=1)}"
+
+
+def keep(page: Page, panel: Locator, name: str) -> None:
+    """A picture of the panel, for the artefacts, and for the docs where they are asked for."""
+    made = picture(page, name)
+    panel.screenshot(path=made, animations="disabled")
+    folder = os.environ.get("SCREENSHOTS")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(made, folder)
+
+
+def busy_seconds(lab: Lab, model: str) -> int:
+    """Seconds in which a model had requests."""
+    samples = lab.call("GET", "/tfserve/api/stats?seconds=60").json["samples"].get(model, [])
+    return sum(sample is not None for sample in samples)
+
+
+@contextmanager
+def load(lab: Lab, model: str, body: Any, callers: int = 8) -> Iterator[None]:
+    """Requests until the block ends."""
+    ended = threading.Event()
+
+    def ask() -> None:
+        client = lab.client()
+        while not ended.wait(0.005):
+            client.predict(model, body)
+        client.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(callers)]
+    for one in threads:
+        one.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for one in threads:
+            one.join()
+
+
+def test_labels_and_batching_are_steered(lab: Lab, watched: Watched, models: Path) -> None:
+    lab.serve(models / "affine" / "1", "steered", 1, 2)
+    client = lab.client()
+    client.set_labels("steered", {"stable": 1})
+    panel = show(watched, lab, "steered")
+
+    section(panel, "Labels")
+    panel.get_by_label("Label", exact=True).fill("stable")
+    panel.get_by_label("to version").select_option("2")
+    expect(panel).to_contain_text("stable: 1 → 2; requests to /labels/stable go to version 2 at once.")
+    panel.get_by_role("button", name="Apply").press("Enter")
+    wait_for("the label to move", lambda: client.model("steered")["labels"] == {"stable": 2})
+    expect(panel).to_contain_text("stable is at 2 already.")
+
+    section(panel, "Batching")
+    with load(lab, "steered", {"instances": [1.0]}):
+        panel.get_by_label("Mode", exact=True).select_option("off")
+        wait_for("the mode", lambda: client.model("steered")["batching"]["mode"] == "off")
+        panel.get_by_label("Mode", exact=True).select_option("on")
+        panel.get_by_label("Window (µs)").fill("20000")
+        panel.get_by_label("Window (µs)").press("Enter")
+        sizes = panel.get_by_role("img", name="Batch sizes")
+        expect(sizes).to_have_attribute("aria-label", re.compile(r"runs in 10 s: .*of (4|8|16)"))
+    client.close()
+
+
+def test_focus_and_typing_survive_updates(lab: Lab, watched: Watched, models: Path) -> None:
+    """While numbers move and others change things, the field that is typed into keeps focus, text and caret."""
+    lab.serve(models / "affine" / "1", "typed", 1, 2)
+    client = lab.client()
+    panel = show(watched, lab, "typed")
+    section(panel, "Batching")
+    field = panel.get_by_label("Max batch size")
+    field.click()
+    field.fill("12")
+    with load(lab, "typed", {"instances": [1.0]}, callers=1):
+        expect(panel.get_by_role("img", name=re.compile("Requests.s: [1-9]"))).to_be_visible()
+        client.set_labels("typed", {"stable": 1})
+        client.set_batching("typed", {"num_batch_threads": 3})
+        expect(panel.get_by_label("Threads")).to_have_value("3")
+        expect(field).to_be_focused()
+        watched.page.keyboard.type("8")
+    expect(field).to_have_value("128")
+    field.press("Tab")
+    wait_for("the knob", lambda: client.model("typed")["batching"]["max_batch_size"] == 128)
+    client.close()
+
+
+def test_a_failed_load_is_read_and_tried_again(lab: Lab, watched: Watched, models: Path, tmp_path: Path) -> None:
+    lab.serve(models / "affine" / "1", "torn", 1)
+    panel = show(watched, lab, "torn")
+    shutil.copytree(models / "affine" / "2", tmp_path / "torn")
+    shutil.rmtree(tmp_path / "torn" / "variables")
+    publish(tmp_path / "torn", lab.store / "torn", 2)
+    # While its files are fresh it is tried again by itself.
+    expect(panel.get_by_role("button", name="Load again")).to_be_visible()
+    expect(panel).to_contain_text("What to do: Files are missing")
+    keep(watched.page, panel, "panel-failed")
+    shutil.copytree(models / "affine" / "2" / "variables", lab.store / "torn" / "2" / "variables")
+    panel.get_by_role("button", name="Load again").click()
+    expect(panel).to_contain_text("serving version 2")
+    panel.get_by_role("button", name="Unload", exact=True).first.click()
+    expect(panel).to_contain_text("serving version 1")
+    panel.get_by_role("button", name="Load", exact=True).click()
+    expect(panel).to_contain_text("serving version 2")
+
+
+def test_calls_are_copied(lab: Lab, watched: Watched) -> None:
+    panel = show(watched, lab, "affine")
+    section(panel, "Calls")
+    expect(panel.locator("pre")).to_contain_text("curl -s")
+    panel.get_by_role("button", name="Copy").click()
+    expect(panel).to_contain_text("copied")
+    copied = watched.page.evaluate("navigator.clipboard.readText()")
+    assert copied.startswith("curl -s") and copied.endswith("/tfserve/v1/models/affine:predict")
+    assert lab.token not in copied
+
+
+def test_a_server_that_stops_and_starts(start_lab: Any, watched: Watched, models: Path) -> None:
+    lab = start_lab()
+    lab.serve(models / "affine" / "1", "affine")
+    panel = show(watched, lab, "affine")
+    lab.call("POST", "/tfserve/api/server", {"action": "stop"})
+    expect(panel).to_contain_text("The model server is stopped.")
+    panel.get_by_role("button", name="Start").click()
+    expect(panel).to_contain_text("serving version 1")
+
+
+def test_notebook_7(lab: Lab, watched: Watched) -> None:
+    panel = show(watched, lab, "affine", open_notebook)
+    section(panel, "Try it")
+    expect(panel.get_by_label("Request")).to_have_value(re.compile("instances"))
+    panel.get_by_role("button", name="Send").click()
+    expect(panel).to_contain_text("Answer in")
+    check_accessibility(watched.page, "Notebook 7")
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_every_section_is_accessible_and_looks_well(start_lab: Any, watched: Watched, theme: str) -> None:
+    lab = start_lab(settings={"@jupyterlab/apputils-extension/themes": {"theme": f"JupyterLab {theme}"}})
+    name = lab.write_notebook("Digits.ipynb", MODEL, "%tfserve panel digits")
+    page = watched.page
+    open_alone(page, lab, name)
+    run_all(page)
+    panel = page.locator(".jp-jupyter-tfserve-panel")
+    expect(panel).to_contain_text("serving version 3")
+    panel.scroll_into_view_if_needed()
+    with load(lab, "digits", {"instances": [SEVEN] * 3}, callers=6):
+        wait_for("sparklines with something in them", lambda: busy_seconds(lab, "digits") >= 20)
+        for title in SECTIONS:
+            section(panel, title)
+            if title == "Try it":
+                panel.get_by_role("button", name="Send").click()
+                expect(panel).to_contain_text("Answer in")
+            if title == "Device":
+                expect(panel).to_contain_text("free of")
+            if title == "Shares":
+                panel.get_by_role("button", name="Share", exact=True).click()
+                expect(panel).to_contain_text("not used yet")
+            if title == "Log":
+                expect(panel).to_contain_text("is available")
+            if title == "Labels":
+                panel.get_by_label("Label", exact=True).fill("stable")
+                expect(panel).to_contain_text("stable: 2 → 3")
+            check_accessibility(page, f"{title} in {theme}")
+            keep(page, panel, f"panel-{title.lower().replace(' ', '-')}-{theme.lower()}")
