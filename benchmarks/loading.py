@@ -49,7 +49,7 @@ class Server:
             [
                 *(sys.executable, "-m", "jupyter_tfserve.model_server"),
                 *(f"--model_base_path={folder / 'model'}", "--model_name=model", "--port=0"),
-                *(f"--rest_api_port={self.port}", "--file_system_poll_wait_seconds=1", *flags),
+                *(f"--rest_api_port={self.port}", "--file_system_poll_wait_seconds=1", "--auto_batching", *flags),
             ],
             stderr=self._log,
         )
