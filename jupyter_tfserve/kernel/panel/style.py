@@ -53,9 +53,11 @@ CSS = """<style>
 .jp-jupyter-tfserve-version b { font-variant-numeric: tabular-nums; }
 .jp-jupyter-tfserve-chip { border: 1px solid var(--tfs-line); border-radius: 9px; padding: 0 7px; font-size: .88em;
   margin-right: 4px; white-space: nowrap; }
-.jp-jupyter-tfserve-device { padding: 3px 0; border-bottom: 1px solid var(--tfs-line); }
+.jp-jupyter-tfserve-device { display: flex; flex-wrap: wrap; gap: 0 1.5em; padding: 3px 0;
+  border-bottom: 1px solid var(--tfs-line); }
 .jp-jupyter-tfserve-row { border-bottom: 1px solid var(--tfs-line); align-items: center; }
-.jp-jupyter-tfserve-row > :first-child { flex: 1 1 auto; }
+.jp-jupyter-tfserve-row > :first-child { flex: 1 1 auto; min-width: 0; }
+.jp-jupyter-tfserve-row > button { flex: 0 0 auto; max-width: none; overflow: visible; }
 .jp-jupyter-tfserve-table, .jp-jupyter-tfserve-scores { border-collapse: collapse; margin: 2px 0 6px; }
 .jp-jupyter-tfserve-table td, .jp-jupyter-tfserve-table th, .jp-jupyter-tfserve-scores th {
   text-align: left; padding: 1px 12px 1px 0; font-weight: normal; vertical-align: top; background: none; }
