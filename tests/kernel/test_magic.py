@@ -261,7 +261,6 @@ def test_panel(kernel: Kernel) -> None:
     first = shown["application/vnd.jupyter.widget-view+json"]["model_id"]
     assert kernel.run("%tfserve panel").shown[-1]["application/vnd.jupyter.widget-view+json"]["model_id"] == first
     kernel.run("from jupyter_tfserve import Panel; panel = Panel.of(''); assert panel.following")
-    kernel.run(
-        "import time; end = time.time() + 60\nwhile panel.server == 'starting':\n  assert time.time() < end\n  time.sleep(0.05)"
-    )
+    wait = "while panel.server == 'starting':\n  assert time.time() < end\n  time.sleep(0.05)"
+    kernel.run(f"import time; end = time.time() + 60\n{wait}")
     kernel.run("panel.close(); assert panel.comm is None")
