@@ -217,6 +217,17 @@ def test_server_verbs(kernel: Kernel) -> None:
     assert "array([2., 4.])" in kernel.run("%tfserve predict double rows").text
 
 
+def test_panel(kernel: Kernel) -> None:
+    """It is a widget, also in a kernel that owns its model server; asked for again it is the same one."""
+    shown = kernel.run("%tfserve panel").shown[-1]
+    first = shown["application/vnd.jupyter.widget-view+json"]["model_id"]
+    assert kernel.run("%tfserve panel").shown[-1]["application/vnd.jupyter.widget-view+json"]["model_id"] == first
+    kernel.run("from jupyter_tfserve import Panel; panel = Panel.of(''); assert panel.following")
+    wait = "while panel.server == 'starting':\n  assert time.time() < end\n  time.sleep(0.05)"
+    kernel.run(f"import time; end = time.time() + 60\n{wait}")
+    kernel.run("panel.close(); assert panel.comm is None")
+
+
 def test_killed_kernel_takes_its_model_server_along(kernel: Kernel) -> None:
     """Last: it ends the kernel."""
     pid = int(kernel.run("print(connect().info()['pid'])").printed)
@@ -253,14 +264,3 @@ def test_terminal(environment: Path, tmp_path: Path, saved_model: Path) -> None:
     assert pid is not None
     assert not psutil.pid_exists(int(pid[1]))
     assert not list((environment / "runtime").glob("tfserve-kernel-*"))
-
-
-def test_panel(kernel: Kernel) -> None:
-    """It is a widget, also in a kernel that owns its model server; asked for again it is the same one."""
-    shown = kernel.run("%tfserve panel").shown[-1]
-    first = shown["application/vnd.jupyter.widget-view+json"]["model_id"]
-    assert kernel.run("%tfserve panel").shown[-1]["application/vnd.jupyter.widget-view+json"]["model_id"] == first
-    kernel.run("from jupyter_tfserve import Panel; panel = Panel.of(''); assert panel.following")
-    wait = "while panel.server == 'starting':\n  assert time.time() < end\n  time.sleep(0.05)"
-    kernel.run(f"import time; end = time.time() + 60\n{wait}")
-    kernel.run("panel.close(); assert panel.comm is None")
