@@ -101,9 +101,7 @@ function Content(): JSX.Element {
     <>
       <h2>{trans.__('TensorFlow Serving')}</h2>
       <ServerLine />
-      {isRunning && isEmpty && (
-        <Dim>{trans.__('No model is served. In a notebook: %tfserve digits model')}</Dim>
-      )}
+      {isRunning && isEmpty && <Dim>{trans.__('No model is served. In a notebook: %tfserve digits model')}</Dim>}
       {isRunning && <List shown={shown} />}
       {isRunning && shown && <Detail key={shown} name={shown} />}
     </>

@@ -106,12 +106,13 @@ const Row = memo(function Row({ status, number, version, doing }: RowProps): JSX
       <div className={css('row-head')}>
         <b>{number}</b>
         <Told said={versionState(trans, is)} />
-        {labels.map(label => (
-          <span key={label} className={css('chip')}>
-            {label}
-          </span>
-        ))}
-        <span className={css('grow')} />
+        <span className={css('chips')}>
+          {labels.map(label => (
+            <span key={label} className={css('chip')}>
+              {label}
+            </span>
+          ))}
+        </span>
         {button}
       </div>
       <Facts is={is} version={version} />
