@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import secrets
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,25 +19,12 @@ from pathlib import Path
 
 from .api import Event, LastExit, ServerInfo, ServerState
 from .cgroup import memory_limit
+from .interpreters import LAST_USED, StartError, choose
 from .process import ModelServerProcess, log_tail
 from .store import Store, StoreError, write_atomically
 
-#: What the model server's interpreter must be able to import.
-NEEDED = ("tensorflow", "tensorflow_serving", "grpc")
-
-INSTALL = "pip install 'jupyter-tfserve[tensorflow]'"
-
 #: A Unix socket's path must fit in 108 bytes.
 _SOCKET_PATH_LIMIT = 100
-
-
-class StartError(Exception):
-    """No model server could be started; `remedy` says what to do."""
-
-    def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -174,7 +158,7 @@ class Supervisor:
     def _begin(self, python: str) -> None:
         """With `_ordering` held, and not wanted: choose the interpreter, then leave the rest to a watcher."""
         try:
-            chosen = self._choose_python(python)
+            chosen = choose(python, self.settings.store.root / LAST_USED)
         except StartError as error:
             with self._changed:
                 self._error = (error.message, error.remedy)
@@ -333,7 +317,7 @@ class Supervisor:
             if self._wanted:
                 self._set_state("running")
         with contextlib.suppress(OSError):  # a full disk: it is only asked where this process has no TensorFlow
-            write_atomically(settings.store.root / ".python", self._python)
+            write_atomically(settings.store.root / LAST_USED, self._python)
         return True
 
     def _bearer_flags(self) -> list[str]:
@@ -376,27 +360,6 @@ class Supervisor:
         self._changed.notify_all()
         self._on_event(Event(type="server", time=time.time(), state=state, reason=reason))
 
-    def _choose_python(self, kernel: str) -> str:
-        """This process's interpreter where TensorFlow imports there, else the kernel's, else the one used last time."""
-        if not missing_here():
-            return sys.executable
-        try:
-            remembered = (self.settings.store.root / ".python").read_text()
-        except OSError:
-            remembered = ""
-        tried = [sys.executable]
-        for python in (kernel, remembered):
-            if python and python not in tried:
-                if not missing_in(python):
-                    return python
-                tried.append(python)
-        raise StartError(
-            "TensorFlow cannot be imported by any interpreter that could run the model server: "
-            + ", ".join(tried)
-            + ".",
-            f"Install it in one of them: {tried[-1]} -m {INSTALL}",
-        )
-
 
 def _out_of_memory() -> str:
     """What the user is told when the system killed a model server for want of memory."""
@@ -405,21 +368,3 @@ def _out_of_memory() -> str:
         "programs together). Stop serving a model, serve a smaller one, or give this machine or container more memory; "
         "the flag --memory_budget_mb makes loads that do not fit be refused instead."
     )
-
-
-def missing_here() -> list[str]:
-    """The modules that the model server needs and this interpreter lacks; imports none of them."""
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
-
-
-def missing_in(python: str) -> list[str]:
-    """The same for another interpreter (takes about 50 ms); everything if it cannot be run."""
-    # found, not imported
-    code = "import importlib.util as u, sys; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])"
-    try:
-        done = subprocess.run(
-            [python, "-c", code, *NEEDED, "jupyter_tfserve"], capture_output=True, text=True, timeout=30, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return list(NEEDED)
-    return done.stdout.split()

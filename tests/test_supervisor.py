@@ -13,8 +13,9 @@ import pytest
 from helpers import PATIENCE, wait_for
 
 from jupyter_tfserve.api import Event
+from jupyter_tfserve.interpreters import StartError
 from jupyter_tfserve.store import Store
-from jupyter_tfserve.supervisor import Settings, StartError, Supervisor
+from jupyter_tfserve.supervisor import Settings, Supervisor
 
 Make = Callable[..., Supervisor]
 

@@ -30,8 +30,9 @@ from traitlets import Bool, Enum, Float, Int, List, TraitError, Unicode, default
 
 from ..api import DeviceList, Event
 from ..devices import Devices
+from ..interpreters import StartError
 from ..store import Store, StoreError, write_atomically
-from ..supervisor import Settings, StartError, Supervisor, Tls
+from ..supervisor import Settings, Supervisor, Tls
 from . import metrics
 from .broadcast import Broadcast, Follower
 from .callers import Callers

@@ -22,8 +22,8 @@ from tornado import iostream, web
 
 from .. import __version__
 from ..api import Refusal, ServerInfo, State
+from ..interpreters import StartError
 from ..store import StoreError, check_name
-from ..supervisor import StartError
 from . import models_config
 from .access import MANAGEMENT, is_owner
 from .forward import Unreachable

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..client import TFServeError
+from ..interpreters import INSTALL, StartError
 from ..store import STAGING, StoreError
-from ..supervisor import INSTALL, StartError
 
 
 class KernelError(TFServeError):

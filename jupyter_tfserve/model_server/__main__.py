@@ -28,7 +28,7 @@ def main() -> None:
         os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} --tf_xla_cpu_global_jit".strip()
     if not flags.version and is_front(flags):
         leave_out_tensorflow()
-        from .app import run_front as run
+        from .front_app import run_front as run
     else:
         leave_out_keras()
         if flags.worker:

@@ -11,18 +11,14 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import uvloop
-from watchfiles import awatch
 
 from .. import __version__
-from ..api import Event
 from ..devices import Devices
 from ..grants import GRANT_HEADER, Grant
 from ..store import Store, StoreError
@@ -31,13 +27,14 @@ from . import config_protos, metrics
 from .auth import Bearers
 from .codecs.json_numbers import quiet_numpy
 from .config import Config, ConfigStore
+from .config_following import follow_store, poll_file
 from .core.batching import Batcher
 from .core.manager import Loader, RetryPolicy, Version
 from .core.memory_budget import Loaded, MemoryBudget
 from .core.pools import ModelPools
 from .core.server_core import CoreOptions, ServerCore
-from .errors import ServingError
-from .flags import PORTS_TRIED, Flags, cpus
+from .errors import ServingError, StartFailed
+from .flags import Flags, cpus
 from .frontends.admission import Admission, RestPort
 from .frontends.grpc import GrpcOptions, GrpcServer
 from .frontends.grpc_web import PREFIX as GRPC_WEB
@@ -48,40 +45,27 @@ from .frontends.management import EventBus, ManagementApi, model_event, version_
 from .frontends.rest import RestApi, RestOptions
 from .frontends.services import Services, not_available
 from .memory import forget_start_up
+from .ports import Ports
 from .request_log import RequestLogs
 from .stats import Sampler, load_of
 from .tls import Tls
 from .workers.assigned import PREFIX as ASSIGNED
 from .workers.assigned import Assigned
-from .workers.front import Front
 from .workers.one_process import OneProcess
 from .workers.places import Places
-from .workers.relay import Relay
-from .workers.rest import RestRelay
-from .workers.services import RemoteServices
 
 log = logging.getLogger("tfserve")
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 
-_Bind = Callable[[int], int]
-
-
-class StartFailed(Exception):
-    """The server cannot start; the message says why and what to do."""
-
 
 def run(flags: Flags) -> int:
     """The program, with the models in this process; returns its exit status."""
-    return _run(flags, _Program)
+    return run_program(flags, Program)
 
 
-def run_front(flags: Flags) -> int:
-    """The program, with the models in workers."""
-    return _run(flags, _FrontProgram)
-
-
-def _run(flags: Flags, program: type[_Program]) -> int:
+def run_program(flags: Flags, program: type[Program]) -> int:
+    """Run the program of that kind; what keeps it from starting is said in plain words."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname).1s %(name)s: %(message)s", stream=sys.stderr
     )
@@ -100,19 +84,19 @@ def _run(flags: Flags, program: type[_Program]) -> int:
         return 1
 
 
-class _Program:
-    """One run of the server. Its parts are made in `run`, inside the event loop."""
+class Program:
+    """One run of the server. Its parts are made in `run`, inside the event loop; front_app.py has another kind."""
 
     _loads_here = True  #: versions are loaded into this process
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
-        self._notices: list[str] = []
+        self._ports = Ports(flags.host, flags.find_free_ports, flags.reuse_port)
         self._ready = False
-        self._refused = ""  # why the polled config file was refused at the last poll
         self._stopping = asyncio.Event()
 
     async def run(self) -> int:
+        """From the start to the end of the drain; returns the exit status. Raises StartFailed."""
         flags = self._flags
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -388,54 +372,21 @@ class _Program:
         grpc_port = rest_port = None
         tls = Tls.read(Path(flags.ssl_config_file)) if flags.ssl_config_file else None
         if flags.port:
-            grpc_port = self._first_free(
-                "gRPC", flags.port, lambda port: self._grpc.bind(_address(flags.host, port), tls)
+            grpc_port, _ = self._ports.first_free(
+                "gRPC", flags.port, lambda port: self._grpc.bind(self._ports.address(port), tls)
             )
         if flags.grpc_socket_path:
             self._grpc.bind(f"unix:{flags.grpc_socket_path}")
         self._grpc.start()
         if flags.rest_api_port:
-            sockets: list[socket.socket] = []
-            rest_port = self._first_free("REST", flags.rest_api_port, lambda port: self._bind_tcp(port, sockets))
+            rest_port, listening_socket = self._ports.tcp("REST", flags.rest_api_port)
             guarded = RestPort(self._bearers, self._admission, self._rest) if self._bearers else self._rest
             server = HttpServer(guarded, flags.max_body_bytes)
             listening = await asyncio.get_running_loop().create_server(
-                server.protocol, sock=sockets[0], backlog=1024, ssl=tls.for_rest() if tls else None
+                server.protocol, sock=listening_socket, backlog=1024, ssl=tls.for_rest() if tls else None
             )
             servers.append((server, listening))
         return grpc_port, rest_port
-
-    def _bind_tcp(self, port: int, sockets: list[socket.socket]) -> int:
-        family = socket.AF_INET6 if ":" in self._flags.host else socket.AF_INET
-        tcp = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if self._flags.reuse_port:
-                tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            tcp.bind((self._flags.host, port))
-            tcp.listen(1024)
-        except OSError:
-            tcp.close()
-            raise
-        sockets.append(tcp)
-        return port
-
-    def _first_free(self, what: str, port: int, bind: _Bind) -> int:
-        """Bind the port, or with --find_free_ports the first free one after it; a change is said aloud."""
-        last = port + PORTS_TRIED if self._flags.find_free_ports else port
-        failed: OSError | None = None
-        for candidate in range(port, min(last, 65535) + 1):
-            try:
-                bind(candidate)
-            except OSError as taken:
-                failed = taken
-                continue
-            if candidate != port:
-                self._notices.append(f"Port {port} was taken: {what} answers on {candidate}.")
-                log.warning(self._notices[-1])
-            log.info("%s on %s:%d", what, self._flags.host, candidate)
-            return candidate
-        raise StartFailed(f"{what} cannot listen on {self._flags.host}:{port}: {failed}. Choose another port.")
 
     def _readiness(self) -> str:
         """Why the server should not be sent requests now, "" if it may be."""
@@ -448,7 +399,7 @@ class _Program:
         self._ready = True
         self._grpc.set_serving(True)
         if self._flags.ready_fd >= 0:
-            line = json.dumps({"grpc_port": grpc_port, "rest_port": rest_port, "notices": self._notices}) + "\n"
+            line = json.dumps({"grpc_port": grpc_port, "rest_port": rest_port, "notices": self._ports.notices}) + "\n"
             os.write(self._flags.ready_fd, line.encode())
             os.close(self._flags.ready_fd)
         log.info("Ready")
@@ -456,43 +407,11 @@ class _Program:
     # Changes from outside, and the end.
 
     async def _follow_config(self) -> None:
-        """Serve what models.config says whenever it changes: at once in a store, at each poll where the flag says
-        so.
-        """
+        flags = self._flags
         if self._store is not None:
-            await self._follow_store(self._store)
-        seconds = self._flags.model_config_file_poll_wait_seconds
-        if not self._flags.model_config_file or seconds <= 0:
-            return
-        while True:
-            await asyncio.sleep(seconds)
-            await asyncio.to_thread(self._read_config_again)
-
-    async def _follow_store(self, store: Store) -> None:
-        """A look whenever the folder changes, and each second: what changed before the watch began, or on a network
-        file system, is told by nobody.
-        """
-        seen: tuple[int, ...] = ()
-        while True:
-            with contextlib.suppress(OSError, RuntimeError):  # the folder went away, or there is no watch to be had
-                async for _ in awatch(
-                    store.root, recursive=False, debounce=50, step=10, rust_timeout=1000, yield_on_timeout=True
-                ):
-                    found = _stamp(store.config)
-                    if found != seen:
-                        seen = found
-                        await asyncio.to_thread(self._configs.follow)
-            await asyncio.sleep(1)
-
-    def _read_config_again(self) -> None:
-        refused = ""
-        try:
-            self._configs.apply(model_config.read(Path(self._flags.model_config_file)))
-        except ServingError as error:
-            refused = str(error)
-            if refused != self._refused:  # once, not at each poll
-                log.error("%s is refused, what was served goes on: %s", self._flags.model_config_file, error)
-        self._refused = refused
+            await follow_store(self._store, self._configs)
+        elif flags.model_config_file and flags.model_config_file_poll_wait_seconds > 0:
+            await poll_file(Path(flags.model_config_file), flags.model_config_file_poll_wait_seconds, self._configs)
 
     async def _drain(
         self, servers: list[tuple[HttpServer, asyncio.AbstractServer]], sweeps: list[asyncio.Task[None]]
@@ -517,74 +436,11 @@ class _Program:
                 os.unlink(self._flags.management_socket)
 
 
-class _FrontProgram(_Program):
-    """One whose versions workers load: it never imports TensorFlow."""
-
-    _loads_here = False
-
-    def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
-        front = self._front = Front(self._flags, self._store, loop, self._on_process, self._on_move)
-        self._batching = front.batching
-        self._loader = front.load
-        self._heartbeat = _beat
-        self._processes = front
-
-    def _make_services(self) -> Services:
-        loop = asyncio.get_running_loop()
-        self._front.core = self._core
-        relay = self._relay = Relay(self._core, loop)
-        timeout = self._flags.rest_api_timeout_in_ms
-        self._rest.relay = RestRelay(relay, self._rest, timeout / 1000 if timeout else None)
-        self._rest.counted_elsewhere = self._sampler.reports = self._front.reports
-        return RemoteServices(relay, *self._service_options())
-
-    def _begin(self) -> list[asyncio.Task[None]]:
-        return [asyncio.create_task(self._relay.look())]
-
-    def _close_backend(self) -> None:
-        self._front.close()
-
-    def _on_model(self, name: str, change: str) -> None:
-        super()._on_model(name, change)
-        if change == "changed":
-            with contextlib.suppress(RuntimeError):  # the pool is shut down
-                self._management_pool.submit(self._front.set_logging, name)
-
-    def _on_process(self) -> None:
-        self._events.publish(Event(type="server", time=time.time(), state="running", reason=""))
-
-    def _on_move(self, model: str, device: str, state: str, error: str) -> None:
-        self._events.publish(Event(type="move", time=time.time(), model=model, device=device, state=state, error=error))
-        if state in ("done", "failed"):
-            self._events.publish(model_event(model, "changed"))
-
-
-def _beat() -> Future[None]:
-    """The heartbeat of a process that runs no models: that it is asked for in the event loop is all there is to it."""
-    beat: Future[None] = Future()
-    beat.set_result(None)
-    return beat
-
-
 def _tensorflow_version() -> str:
     """Without importing it; the package may have another name (tensorflow-cpu)."""
     for name in importlib.metadata.packages_distributions().get("tensorflow", ()):
         return importlib.metadata.version(name)
     return "unknown"
-
-
-def _stamp(file: Path) -> tuple[int, ...]:
-    """What differs between two contents of a file that is replaced by renaming; () if there is none."""
-    try:
-        found = file.stat()
-    except OSError:
-        return ()
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _address(host: str, port: int) -> str:
-    """Host and port as gRPC takes them."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _channel_arguments(text: str) -> list[tuple[str, str | int]]:

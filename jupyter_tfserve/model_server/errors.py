@@ -97,3 +97,7 @@ def truncated(message: str) -> str:
     if len(said) <= MAX_MESSAGE:
         return said.decode()
     return said[:MAX_MESSAGE].decode("utf-8", "ignore") + TRUNCATED
+
+
+class StartFailed(Exception):
+    """The server cannot start; the message says why and what to do."""

@@ -15,7 +15,12 @@ import grpc
 import pytest
 import tensorflow as tf
 from helpers import PATIENCE, Tfserve, wait_for
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import (
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
 
 
 @pytest.fixture
@@ -70,11 +75,22 @@ def test_grpc_client_went_away(one: Tfserve, tmp_path: Path, how: str) -> None:
 
     with grpc.insecure_channel(f"127.0.0.1:{one.grpc_port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        other = model_service_pb2_grpc.ModelServiceStub(channel)
+
+        def wait_until_read() -> None:
+            """What was sent on the connection before has been read: an answer that takes no thread of the model has."""
+            asked = get_model_status_pb2.GetModelStatusRequest()
+            asked.model_spec.name = "another"
+            with pytest.raises(grpc.RpcError) as refused:
+                other.GetModelStatus(asked, timeout=PATIENCE)
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
         with occupied(lambda gate: stub.Predict(request(gate), timeout=PATIENCE), tmp_path):
             call = stub.Predict.future(request(tmp_path / "second"), timeout=1 if how == "deadline" else PATIENCE)
             if how == "cancelled":
-                time.sleep(0.5)  # until it has arrived; an earlier cancel would never reach the server
+                wait_until_read()  # an earlier cancel would never reach the server
                 call.cancel()
+                wait_until_read()
             else:
                 assert call.exception(PATIENCE).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         (tmp_path / "third").touch()
