@@ -1,9 +1,7 @@
-import { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
-const plugin: JupyterFrontEndPlugin<void> = {
-  id: 'jupyter_tfserve:plugin',
-  autoStart: true,
-  activate: (app: JupyterFrontEnd) => {
-    console.log('jupyter_tfserve', app.name);
-  }
-};
-export default plugin;
+/**
+ * The plugins of the JupyterLab extension, one a file in plugins/.
+ */
+import { serving } from './plugins/serving';
+import { sidebar } from './plugins/sidebar';
+
+export default [serving, sidebar];

@@ -1,0 +1,22 @@
+/**
+ * The sections of a model's detail, in the order of docs/panel.md.
+ */
+import type { TranslationBundle } from '@jupyterlab/translation';
+
+import type { ModelStatus } from '../types';
+import { Batching } from './batching';
+import { Labels } from './labels';
+import { Versions } from './versions';
+
+export interface Section {
+  /** What it is kept as in a workspace. */
+  id: string;
+  title(trans: TranslationBundle): string;
+  Body(props: { status: ModelStatus }): JSX.Element;
+}
+
+export const SECTIONS: readonly Section[] = [
+  { id: 'Versions', title: trans => trans.__('Versions'), Body: Versions },
+  { id: 'Labels', title: trans => trans.__('Labels'), Body: Labels },
+  { id: 'Batching', title: trans => trans.__('Batching'), Body: Batching }
+];
