@@ -19,15 +19,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from . import works
+from .kernel_echo import EchoingKernel
 from .line_up import TOKEN, Running, Settings, contenders
 from .load import Shape, run, shape_for
 from .servers import Endpoint, allow_open_files, ask, pinned
@@ -174,15 +174,16 @@ def still_open(one: socket.socket) -> bool:
 
 
 def jupyter(options: argparse.Namespace) -> None:
-    """How late Jupyter's event loop is while large bodies go through. Not bound to a core: whom the system lets run is
-    another question.
+    """How late Jupyter's event loop is while large bodies go through and a kernel echoes. Not bound to a core: whom the
+    system lets run is another question.
     """
-    with subject("jupyter", "mlp", bound=False) as one:
+    with subject("jupyter", "image", bound=False) as one:
         endpoint = one.endpoints["rest"]
+        kernel = EchoingKernel(f"http://{urlsplit(endpoint.url).netloc}", TOKEN)
         row = json.dumps(one.work.x[0].tolist())
         rows = max(1, int(options.megabytes * 1e6) // (len(row) + 2))
         body = ('{"instances": [' + ", ".join([row] * rows) + "]}").encode()
-        quiet = lateness(endpoint, lambda: time.sleep(3))
+        quiet, quiet_echoes = lateness(endpoint, kernel, lambda: time.sleep(3))
         answers: list[bytes] = []
         began = time.perf_counter()
 
@@ -190,34 +191,33 @@ def jupyter(options: argparse.Namespace) -> None:
             for _ in range(options.rounds):
                 answers.append(jupyter_call(endpoint, "POST", urlsplit(endpoint.url).path, body))
 
-        # In a thread: the generator shares no core with Jupyter where there are two.
-        def post_in_thread() -> None:
-            thread = threading.Thread(target=post)
-            thread.start()
-            thread.join()
-
-        busy = lateness(endpoint, post_in_thread)
+        busy, busy_echoes = lateness(endpoint, kernel, post)
         took = (time.perf_counter() - began) / options.rounds
         for answer in answers:
             got = np.array(json.loads(answer)["predictions"], np.float32)
-            if got.shape != (rows, 10) or not np.allclose(got, one.work.y, rtol=1e-3, atol=1e-4):
+            if got.shape != (rows, one.work.y.shape[1]) or not np.allclose(got, one.work.y, rtol=1e-3, atol=1e-4):
                 raise SystemExit(f"a wrong answer: {answer[:300]!r}")
-        for name, gaps in (("idle", quiet), ("with bodies", busy)):
+        for name, times in (
+            ("idle: the loop was late by", quiet),
+            ("with bodies: the loop was late by", busy),
+            ("idle: a kernel's echo took", quiet_echoes),
+            ("with bodies: a kernel's echo took", busy_echoes),
+        ):
             print(
-                f"{name}: the loop was late by {np.median(gaps):.2f} ms (median), {np.percentile(gaps, 99):.2f} (p99), "
-                f"{max(gaps):.2f} (worst of {len(gaps):,} ticks)"
+                f"{name} {np.median(times):.2f} ms (median), {np.percentile(times, 99):.2f} (p99), "
+                f"{max(times):.2f} (worst of {len(times):,})"
             )
         print(f"{options.rounds} bodies of {len(body) / 1e6:.0f} MB, {took:.1f} s each, answered rightly")
         verdict(max(busy) <= 20, f"the loop was never away for longer than {max(busy):.1f} ms, at most 20")
+        kernel.close()
 
 
-def lateness(endpoint: Endpoint, during: object) -> list[float]:
-    """Milliseconds that each tick of Jupyter's event loop came late while something was done."""
-    assert callable(during)
+def lateness(endpoint: Endpoint, kernel: EchoingKernel, work: Callable[[], None]) -> tuple[list[float], list[float]]:
+    """Milliseconds that each tick of Jupyter's event loop came late while work was done, and that each echo took."""
     jupyter_call(endpoint, "GET", "/bench/lag")
-    during()
+    echoes = kernel.during(work)
     gaps: list[float] = json.loads(jupyter_call(endpoint, "POST", "/bench/lag"))
-    return gaps
+    return gaps, [1000 * seconds for seconds in echoes]
 
 
 def jupyter_call(endpoint: Endpoint, method: str, path: str, body: bytes = b"") -> bytes:

@@ -20,12 +20,19 @@ class Heartbeat:
     which is no reason to kill the process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: config_pb2.ConfigProto) -> None:
+        """`config` is that of the models' sessions: this is the first session of the process, and TensorFlow makes the
+        pool that all of them share as the first one says.
+        """
         graph = tf.Graph()
         with graph.as_default():
             x = tf.compat.v1.placeholder(tf.float32, [], "x")
             y = tf.add(x, 1.0, "y")
-        self._session = tf.compat.v1.Session(graph=graph, config=config_pb2.ConfigProto(device_count={"GPU": 0}))
+        without_gpus = config_pb2.ConfigProto()
+        without_gpus.CopyFrom(config)
+        without_gpus.device_count["GPU"] = 0
+        without_gpus.use_per_session_threads = False
+        self._session = tf.compat.v1.Session(graph=graph, config=without_gpus)
         options = config_pb2.CallableOptions(feed=[x.name], fetch=[y.name])
         options.run_options.inter_op_thread_pool = -1  # in the calling thread
         self._run: Callable[[Any], list[Any]] = self._session._make_callable_from_options(options)

@@ -30,10 +30,11 @@ class Local:
     def __init__(self, flags: Flags, store: Store | None) -> None:
         tf.get_logger().setLevel(logging.ERROR)  # its own handler would say everything twice
         self._flags = flags
-        self._options = saved_model.SavedModelOptions(tuple(flags.saved_model_tags.split(",")), session_config(flags))
+        config = session_config(flags)
+        self._options = saved_model.SavedModelOptions(tuple(flags.saved_model_tags.split(",")), config)
         self.batching = BatchingSettings(flags, store, probe)
         self.batcher: Callable[[Servable, Path, str, int], Batcher] = self.batching.batcher
-        self.heartbeat = Heartbeat()
+        self.heartbeat = Heartbeat(config)
         self.profiler = ProfilerService() if flags.enable_profiler else None
 
     def load(self, name: str, number: int, path: Path) -> Batcher:

@@ -9,25 +9,31 @@ from typing import Any
 
 from jupyter_process import JupyterServer
 
-#: Seconds that one turn of the loop may take: nobody feels them in a kernel's echo.
+from benchmarks.kernel_echo import EchoingKernel
+
+#: Seconds of processor time that one turn of the loop may take: nobody feels them in a kernel's echo. By the clock
+#: other processes of the machine count too: `benchmarks/soak.py jupyter` tells that, on a machine that is ours alone.
 MOST = 0.020
 
 SIZE = 100_000_000
 
 
-def measure(jupyter: JupyterServer, work: Callable[[], Any]) -> dict[str, float]:
+def measure(jupyter: JupyterServer, kernel: EchoingKernel, work: Callable[[], Any]) -> dict[str, float]:
     jupyter.call("GET", "/loop_lag")
-    work()
+    echoes = kernel.during(work)
     seen = jupyter.call("GET", "/loop_lag").json
-    return {"ticks": seen["ticks"], **{name: seen[name][0] for name in ("late", "busy", "p99")}}
+    return {"echoes": len(echoes), "ticks": seen["ticks"], "busy": seen["busy"][0]}
 
 
 def test_a_large_body_does_not_hold_up_the_loop(start_jupyter: Callable[..., JupyterServer], models: Path) -> None:
-    """100 MB up, 100 MB up and down: no turn of the loop takes 20 ms, and it has many."""
+    """100 MB up, 100 MB up and down, while a kernel echoes: no turn of the loop takes 20 ms, there are many, and echoes
+    come before the answer does.
+    """
     jupyter = start_jupyter(extensions={"tests.extension.loop_lag": True})
     jupyter.register(models / "echo" / "1", "echo")
     path = "/tfserve/v1/models/echo:predict"
-    idle = measure(jupyter, lambda: time.sleep(1))
+    kernel = EchoingKernel(f"http://127.0.0.1:{jupyter.port}", jupyter.token)
+    idle = measure(jupyter, kernel, lambda: time.sleep(1))
     assert idle["ticks"] > 50, idle
 
     def up() -> None:
@@ -41,8 +47,8 @@ def test_a_large_body_does_not_hold_up_the_loop(start_jupyter: Callable[..., Jup
         assert len(answer.body) > SIZE and text in answer.body
 
     for work in (up, both_ways):
-        seen = measure(jupyter, work)
+        seen = measure(jupyter, kernel, work)
         assert seen["ticks"] > 50, seen
+        assert seen["echoes"] > 2, seen
         assert seen["busy"] < MOST, seen
-        # By the clock other processes on the machine count too, so it is compared with a loop that has nothing to do.
-        assert seen["p99"] < MOST + idle["late"], (seen, idle)
+    kernel.close()

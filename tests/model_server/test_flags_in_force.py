@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 import tensorflow as tf
 from helpers import PATIENCE, Tfserve, publish, wait_for
@@ -176,3 +177,15 @@ def test_session_flags(tmp_path: Path) -> None:
     gpu = session_config(flags.parse(["--per_process_gpu_memory_fraction=0.5", "--xla_gpu_compilation_enabled"]))
     assert gpu.gpu_options.per_process_gpu_memory_fraction == 0.5
     assert gpu.graph_options.optimizer_options.global_jit_level > 0
+
+
+def test_the_threads_of_ops(start: Callable[..., Tfserve], models: Path) -> None:
+    """TensorFlow has one pool for all sessions of a process, made by the first one; its threads have no names."""
+
+    def threads(intra: int) -> int:
+        one = start(f"--model_base_path={models / 'affine'}", f"--tensorflow_intra_op_parallelism={intra}")
+        one.wait_until_ready()
+        assert one.predict("default", [1.0]) == [4.0]
+        return psutil.Process(one.process.pid).num_threads()
+
+    assert threads(40) - threads(2) > 30
