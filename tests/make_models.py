@@ -62,9 +62,9 @@ def affine(folder: Path, offset: float) -> None:
     save(folder, {"serving_default": (lambda x: {"y": x + offset}, [spec([None], tf.float32, "x")])}, offset=offset)
 
 
-def big(folder: Path) -> None:
-    """y = x + 1, with a variable of 4 MB."""
-    variable = tf.Variable(np.ones(1 << 20, np.float32))
+def big(folder: Path, megabytes: int) -> None:
+    """y = x + 1, with a variable of so many MiB."""
+    variable = tf.Variable(np.ones(megabytes << 18, np.float32))
     save(
         folder,
         {"serving_default": (lambda x: {"y": x + tf.reduce_max(variable)}, [spec([None], tf.float32, "x")])},
@@ -352,7 +352,8 @@ def main(root: Path) -> None:
     """All of them."""
     for offset in (1, 2, 3):
         affine(root / "affine" / str(offset), float(offset))
-    big(root / "big" / "1")
+    big(root / "big" / "1", 4)
+    big(root / "large" / "1", 40)
     tf1_model(root / "tf1" / "1")
     several(root / "several" / "1")
     echo(root / "echo" / "1")

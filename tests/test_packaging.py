@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -83,6 +84,10 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     }
     assert there <= packaged
     assert not [name for name in packaged if name.endswith((".pyc", ".json"))]
+
+
+def test_the_labextension_has_the_version_of_the_package() -> None:
+    assert json.loads((ROOT / "labextension" / "package.json").read_text())["version"] == jupyter_tfserve.__version__
 
 
 def test_installing_the_wheel_enables_the_extension(fresh_python: Path, tmp_path: Path) -> None:

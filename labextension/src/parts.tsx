@@ -202,7 +202,7 @@ interface ComboProps {
 
 /** A field with suggestions. */
 export function Combo({ label, value, options, onChange, ...more }: ComboProps): JSX.Element {
-  const id = useId();
+  const id = useId().replace(/:/g, ''); // its colons would have to be escaped in a selector
   return (
     <Field label={label}>
       <>
