@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from browsing import (
-    DIGITS,
     SIDEBAR,
     Lab,
     Watched,
-    busy_seconds,
-    check_accessibility,
     choose,
     command,
     in_section,
@@ -23,16 +20,12 @@ from browsing import (
     keep,
     load,
     open_alone,
-    open_notebook,
     run_all,
-    switch_theme,
 )
 from helpers import publish, wait_for
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from jupyter_tfserve.client import Client
-
-SECTIONS = ("Versions", "Labels", "Batching", "Device", "Try it", "Calls", "Shares", "Log")
 
 #: Pictures that docs/panel.md shows.
 IN_DOCS = {f"sidebar-{title}-{theme}" for title in ("versions", "batching", "try-it") for theme in ("light", "dark")}
@@ -128,124 +121,6 @@ def test_versions_are_unloaded_and_loaded_and_a_failed_one_is_read(
     client.close()
 
 
-def focused(page: Page) -> str:
-    """What has the focus, as a screen reader would name it, more or less."""
-    words: str = page.evaluate(
-        """() => {
-          const it = document.activeElement;
-          return it.ariaLabel || it.labels?.[0]?.querySelector('span')?.textContent || it.textContent;
-        }"""
-    )
-    return words
-
-
-def tab_to(page: Page, name: str) -> None:
-    """Press Tab until something of this name has the focus."""
-    for _ in range(60):
-        if focused(page).startswith(name):
-            return
-        page.keyboard.press("Tab")
-    raise AssertionError(f"no {name!r} by Tab; the focus is at {focused(page)!r}")
-
-
-def test_keys_alone_reach_it_and_move_a_label(lab: Lab, watched: Watched, models: Path) -> None:
-    lab.serve(models / "affine" / "1", "keyed", 1, 2)
-    client = lab.client()
-    page, keys = watched.page, watched.page.keyboard
-    open_alone(page, lab)
-    keys.press("Control+Shift+C")
-    expect(page.locator(".lm-CommandPalette-input")).to_be_focused()
-    keys.type("Show TensorFlow Serving")
-    expect(page.locator(".lm-CommandPalette-item.lm-mod-active")).to_have_text("Show TensorFlow Serving")
-    keys.press("Enter")
-    sidebar = page.locator(SIDEBAR)
-    expect(sidebar.get_by_role("button", name="keyed: serving version 2")).to_be_visible()
-    sidebar_has_focus = f"document.querySelector('{SIDEBAR}').contains(document.activeElement)"
-    page.wait_for_function(sidebar_has_focus)
-    tab_to(page, "keyed: ")
-    keys.press("Enter")
-    tab_to(page, "Labels")
-    keys.press("Enter")
-    tab_to(page, "Label")
-    keys.press("Tab")
-    keys.type("prod")
-    field = sidebar.get_by_label("Label", exact=True)
-    expect(field).to_be_focused()
-    with load(lab, "keyed", {"instances": [1.0]}, callers=1):
-        client.set_labels("keyed", {"canary": 1})  # another changes what is shown
-        expect(in_section(sidebar, "Labels")).to_contain_text("canary → 1")
-        expect(sidebar.get_by_role("img", name=re.compile("Requests.s: [1-9]"))).to_be_visible()
-        expect(field).to_be_focused()
-        keys.type("uction")
-    expect(field).to_have_value("production")
-    keys.press("Tab")
-    keys.type("1")
-    expect(in_section(sidebar, "Labels")).to_contain_text("production → 1; requests to /labels/production are answered")
-    keys.press("Tab")
-    keys.press("Enter")
-    wait_for("the label", lambda: label_of(client, "keyed", "production") == 1)
-    client.close()
-
-
-def test_every_section_is_accessible_and_looks_well(start_lab: Any, watched: Watched) -> None:
-    lab = start_lab()
-    page = watched.page
-    open_alone(page, lab, lab.write_notebook("Digits.ipynb", DIGITS))
-    sidebar = in_sidebar(page)
-    run_all(page)
-    choose(sidebar, "digits", "serving version 3")
-    with load(lab, "digits", {"instances": [[[0.5] * 8] * 8] * 3}, callers=6):
-        wait_for("sparklines with something in them", lambda: busy_seconds(lab, "digits") >= 10)
-        keep(page.locator("body"), "sidebar-jupyterlab", "sidebar-jupyterlab" in IN_DOCS)
-        in_section(sidebar, "Versions", False)
-        for title in SECTIONS:
-            section = in_section(sidebar, title)
-            if title == "Try it":
-                section.get_by_role("button", name="Send").click()
-                expect(section).to_contain_text("Answer in")
-            if title == "Device":
-                expect(section).to_contain_text("free of")
-            if title == "Shares":
-                section.get_by_role("button", name="Share", exact=True).click()
-                expect(section).to_contain_text("not used yet")
-            if title == "Log":
-                expect(section).to_contain_text("is available")
-            if title == "Labels":
-                section.get_by_label("Label", exact=True).fill("stable")
-                expect(section).to_contain_text("stable: 2 → 3")
-            for theme in ("Light", "Dark"):
-                switch_theme(page, theme)
-                check_accessibility(page, SIDEBAR, f"{title} in {theme}")
-                name = f"sidebar-{title.lower().replace(' ', '-')}-{theme.lower()}"
-                keep(sidebar, name, name in IN_DOCS)
-            in_section(sidebar, title, False)
-
-
-def test_a_savedmodel_is_served_from_the_file_browser(lab: Lab, watched: Watched, models: Path) -> None:
-    shutil.copytree(models / "affine" / "2", lab.files / "exported")
-    (lab.files / "plain").mkdir()
-    page = watched.page
-    open_alone(page, lab)
-    entry = page.get_by_role("menuitem", name="Serve this SavedModel")
-    page.locator(".jp-DirListing-item", has_text="plain").click(button="right")
-    expect(page.get_by_role("menuitem", name="Rename")).to_be_visible()
-    expect(entry).to_have_count(0)
-    page.keyboard.press("Escape")
-    page.locator(".jp-DirListing-item", has_text="exported").click(button="right")
-    entry.click()
-    dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_label("Name")).to_have_value("exported")
-    dialog.get_by_label("Version").fill("5")
-    dialog.get_by_label("Label").fill("stable")
-    dialog.get_by_role("button", name="Serve").click()
-    sidebar = page.locator(SIDEBAR)
-    expect(sidebar.get_by_role("heading", name="exported")).to_be_visible()
-    expect(sidebar.get_by_role("button", name="exported: serving version 5")).to_be_visible()
-    client = lab.client()
-    assert client.predict("exported", {"instances": [1.0]}, label="stable") == {"predictions": [3.0]}
-    client.close()
-
-
 def test_commands_running_panel_and_status_bar(start_lab: Any, watched: Watched, models: Path) -> None:
     """Under a base URL; the model server stops and starts."""
     lab = start_lab(base_url="/user/ann/")
@@ -287,14 +162,3 @@ def test_commands_running_panel_and_status_bar(start_lab: Any, watched: Watched,
     wait_for("the workspace to be kept", lambda: "other" in lab.call("GET", "/lab/api/workspaces").body.decode())
     page.reload()
     expect(sidebar.get_by_role("heading", name="other")).to_be_visible(timeout=60_000)
-
-
-def test_notebook_7(lab: Lab, watched: Watched, models: Path) -> None:
-    lab.serve(models / "affine" / "1", "seventh", 1, 2)
-    page = watched.page
-    open_notebook(page, lab, lab.write_notebook("seventh.ipynb", "1"))
-    sidebar = in_sidebar(page)
-    choose(sidebar, "seventh", "serving version 2")
-    in_section(sidebar, "Versions").get_by_label("Version 2").get_by_role("button", name="Unload").click()
-    expect(sidebar.get_by_role("button", name="seventh: serving version 1")).to_be_visible()
-    check_accessibility(page, SIDEBAR, "Notebook 7")
