@@ -56,7 +56,7 @@ lab: $(LABEXTENSION) ## open the quickstart in JupyterLab (PORT=8888)
 	  $(LAB_ARGS)
 
 test: lint $(LABEXTENSION) ## lint, then the whole suite (PYTEST_ARGS='-k store' for a part of it)
-	@cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
+	@cd labextension && export PATH="$(CURDIR)/$(BIN):$$PATH" && jlpm format:check && jlpm test
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 browser: $(LABEXTENSION) ## JupyterLab and Notebook 7 in a real Chromium; pictures in build/browser
