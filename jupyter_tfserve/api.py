@@ -28,6 +28,7 @@ POST     /api/uploads                         :class:`UploadRequest` -> :class:`
 PUT      /api/uploads/ID                      ``?path=P&offset=N``, raw bytes -> :class:`Upload` (owner only)
 POST     /api/uploads/ID                      checks the hashes, publishes -> :class:`Upload` (owner only)
 DELETE   /api/uploads/ID                      gives up (owner only)
+POST     /api/saved_models                    :class:`SavedModelRequest` -> :class:`ServedVersion` (owner only)
 GET      /api/shares                          :class:`ShareList` (owner only)
 POST     /api/shares                          :class:`ShareRequest` -> :class:`NewShare` (owner only)
 DELETE   /api/shares/ID                       revokes it at once (owner only)
@@ -327,6 +328,22 @@ class Upload(TypedDict):
     version: int
     received: dict[str, int]  #: bytes that are there, by file
     published: str  #: the version's folder once it is published, else ""
+
+
+class SavedModelRequest(TypedDict, total=False):
+    """A SavedModel among the files that the Jupyter Server shows; a copy of it is to be served."""
+
+    path: str  #: required: its folder, as the contents API names it
+    name: str  #: required: of the model
+    version: int | None  #: default: the Unix time, above the newest
+    labels: list[str]  #: that move to it in the moment that it answers
+
+
+class ServedVersion(TypedDict):
+    """What a SavedModel became; whether it has loaded, `GET /api/models/NAME` says."""
+
+    name: str
+    version: int
 
 
 #: To whom: a user of the Hub, whoever opens a link on the Hub, whoever has the key.

@@ -25,6 +25,8 @@ from .api import (
     NewShare,
     PlacementRequest,
     Policy,
+    SavedModelRequest,
+    ServedVersion,
     ServerInfo,
     ServerRequest,
     ShareList,
@@ -195,6 +197,10 @@ class Client:
     def abort_upload(self, upload: str) -> None:
         """Give an upload up."""
         self._call("DELETE", f"/api/uploads/{upload}")
+
+    def serve_saved_model(self, request: SavedModelRequest) -> ServedVersion:
+        """Serve a copy of a SavedModel that the Jupyter Server's file browser shows."""
+        return cast(ServedVersion, self._call("POST", "/api/saved_models", request, timeout=600.0))
 
     def shares(self) -> ShareList:
         """Everything that is shared."""

@@ -72,3 +72,15 @@ def start_store(tmp_path: Path) -> Iterator[Callable[..., StoreServer]]:
     yield begin
     for one in started:
         one.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB; skips the test where this user may mount none."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={24 << 20}", "tmpfs", folder], capture_output=True)
+    if done.returncode:
+        pytest.skip(f"a full disk needs a mount, which is not allowed here: {done.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

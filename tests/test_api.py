@@ -135,7 +135,7 @@ def test_operations_are_complete() -> None:
         ]
         assert {p["name"] for p in declared if p["in"] == "path"} == set(re.findall(r"{(\w+)}", path)), where
         has_body = verb in ("put", "patch") or (
-            verb == "post" and path in ("/api/server", "/api/uploads", "/api/shares")
+            verb == "post" and path in ("/api/server", "/api/uploads", "/api/saved_models", "/api/shares")
         )
         assert ("requestBody" in operation) == has_body, where
 

@@ -82,6 +82,10 @@ def client(server: Scripted) -> Iterator[Client]:
         ),
         (lambda c: c.server({"action": "stop"}), ("POST", "/api/server", {"action": "stop"})),
         (lambda c: c.abort_upload("id"), ("DELETE", "/api/uploads/id", None)),
+        (
+            lambda c: c.serve_saved_model({"path": "a/b", "name": "m"}),
+            ("POST", "/api/saved_models", {"path": "a/b", "name": "m"}),
+        ),
         (lambda c: c.finish_upload("id"), ("POST", "/api/uploads/id", None)),
         (lambda c: c.predict("a", {"instances": [1]}), ("POST", "/v1/models/a:predict", {"instances": [1]})),
         (lambda c: c.predict("a", b"[]", version=3), ("POST", "/v1/models/a/versions/3:predict", [])),

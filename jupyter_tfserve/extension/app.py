@@ -41,6 +41,7 @@ from .hub import Hub
 from .inference import InferenceHandler
 from .log_stream import LogFollowers
 from .management import Refuse, default_handlers
+from .saved_models import SavedModelsHandler
 from .shares import Shares
 from .sharing import ShareHandler, SharesHandler, revoke
 from .tunnel import TunnelHandler
@@ -241,6 +242,7 @@ class TFServe(ExtensionApp):
     def initialize_handlers(self) -> None:
         """Our two groups of URLs."""
         self.handlers.extend(default_handlers)
+        self.handlers.append((r"/tfserve/api/saved_models", SavedModelsHandler))
         self.handlers.append((r"/tfserve/api/shares", SharesHandler))
         self.handlers.append((r"/tfserve/api/shares/([0-9a-z]+)", ShareHandler))
         self.handlers.append((r"/tfserve/grpc-tunnel", TunnelHandler))

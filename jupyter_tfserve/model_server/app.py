@@ -353,8 +353,10 @@ class Program:
             else:
                 self._rest(request)
 
-        # A worker's front has its own limit.
-        server = HttpServer(answer, 2**62 if self._flags.worker else self._flags.max_body_bytes)
+        # A worker's front has its own limit, and closes a connection only when it wants no answer.
+        server = (
+            HttpServer(answer, 2**62, 0.0) if self._flags.worker else HttpServer(answer, self._flags.max_body_bytes)
+        )
         before = os.umask(0o177)
         try:
             with contextlib.suppress(FileNotFoundError):

@@ -1,5 +1,5 @@
 """The heartbeat: a tiny run of TensorFlow whenever the owner of this process asks (`GET /api/heartbeat` on the Unix
-socket), so that one which is stopped, deadlocked or held up in its interpreter is found. `process.py` asks.
+socket), so that one which is stopped or held up in its interpreter is found. `process.py` asks.
 """
 
 from __future__ import annotations

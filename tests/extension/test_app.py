@@ -343,6 +343,7 @@ def test_without_a_token_kernels_show_the_key_and_the_authorizer_decides(start_j
         ("PATCH", "/tfserve/api/models/m/labels"),
         ("POST", "/tfserve/api/server"),
         ("POST", "/tfserve/api/uploads"),
+        ("POST", "/tfserve/api/saved_models"),
         ("POST", PREDICT),
     ]:
         answer = jupyter.call(verb, path, {}, headers)

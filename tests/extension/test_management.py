@@ -42,6 +42,7 @@ OPERATIONS = [
     ("PUT", "/api/uploads/0?path=x&offset=0", b""),
     ("POST", "/api/uploads/0", None),
     ("DELETE", "/api/uploads/0", None),
+    ("POST", "/api/saved_models", {}),
     ("GET", "/monitoring/prometheus/metrics", None),
     ("POST", "/monitoring/prometheus/metrics", None),
 ]

@@ -6,10 +6,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from helpers import StoreServer, environment, wait_for
 from jupyter_process import JupyterServer
 from load import Load
@@ -41,18 +40,6 @@ for mib in map(int, sys.argv[1:]):
     except KernelError as error:
         print("refused", repr(str(error)), flush=True)
 """
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MiB; skips the test where this user may mount none."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={24 * MIB}", "tmpfs", folder], capture_output=True)
-    if done.returncode:
-        pytest.skip(f"a full disk needs a mount, which is not allowed here: {done.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def names(folder: Path) -> set[str]:
