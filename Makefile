@@ -7,6 +7,7 @@ TEST_PROCESSES ?= 2
 BENCH_ARGS ?=
 LAB_ARGS ?=
 FUZZ_SECONDS ?= 600
+FAULT_SOAK_SECONDS ?= 3600
 CONFORMANCE ?= ../shared/conformance
 CONFORMANCE_ARGS ?=
 
@@ -68,8 +69,8 @@ hub: $(INSTALLED) ## a real JupyterHub with two users: one shares, the other pre
 conformance: $(INSTALLED) ## the wire conformance suite (CONFORMANCE=its folder): direct, with workers, through Jupyter
 	@$(BIN)/python tools/conformance.py $(CONFORMANCE) $(CONFORMANCE_ARGS)
 
-faults: $(INSTALLED) ## kills, hangs, crashes, full and slow disks under load, 200 registrations; writes the figures of docs/reliability.md
-	@REGISTRATIONS=200 FAULT_FIGURES=docs/reliability_figures.md $(BIN)/python -m pytest -s tests/faults
+faults: $(INSTALLED) ## kills, hangs, crashes, full and slow disks under load, 200 registrations, an hour of switches; writes the figures of docs/reliability.md
+	@REGISTRATIONS=200 FAULT_SOAK_SECONDS=$(FAULT_SOAK_SECONDS) FAULT_FIGURES=docs/reliability_figures.md $(BIN)/python -m pytest -s tests/faults
 
 fuzz: $(FUZZ_INSTALLED) ## generated and hostile requests, then coverage-guided fuzzing (FUZZ_SECONDS=600 each)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -s tests/fuzz $(PYTEST_ARGS)

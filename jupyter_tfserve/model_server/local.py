@@ -8,17 +8,16 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import tensorflow as tf
-
 from ..devices import TensorFlow
 from ..store import Store
+from . import tensorflow_parts as parts
 from .batching_settings import BatchingSettings
 from .core.batching import Batcher
 from .core.servable import Servable
 from .flags import Flags
 from .frontends.profiler import ProfilerService
 from .heartbeat import Heartbeat
-from .platforms import lite, saved_model
+from .platforms import saved_model
 from .platforms.probe import probe
 from .platforms.session_config import session_config
 from .platforms.warmup import warm_up
@@ -28,7 +27,7 @@ class Local:
     """Loads versions into this process."""
 
     def __init__(self, flags: Flags, store: Store | None) -> None:
-        tf.get_logger().setLevel(logging.ERROR)  # its own handler would say everything twice
+        parts.get_logger().setLevel(logging.ERROR)  # its own handler would say everything twice
         self._flags = flags
         config = session_config(flags)
         self._options = saved_model.SavedModelOptions(tuple(flags.saved_model_tags.split(",")), config)
@@ -40,11 +39,7 @@ class Local:
     def load(self, name: str, number: int, path: Path) -> Batcher:
         """Load and warm up a version; in one of the manager's threads."""
         flags = self._flags
-        servable: Servable
-        if flags.prefer_tflite_model and lite.found(path):
-            servable = lite.load(path, flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool)
-        else:
-            servable = saved_model.load(path, self._options)
+        servable = self._servable(path)
         try:
             batcher = self.batcher(servable, path, name, number)
             if flags.enable_model_warmup:
@@ -54,6 +49,15 @@ class Local:
             raise
         return batcher
 
+    def _servable(self, path: Path) -> Servable:
+        flags = self._flags
+        if flags.prefer_tflite_model:
+            from .platforms import lite  # here, as it takes the whole of TensorFlow
+
+            if lite.found(path):
+                return lite.load(path, flags.num_tflite_pools * flags.num_tflite_interpreters_per_pool)
+        return saved_model.load(path, self._options)
+
     def close(self) -> None:
         """Nothing is loaded any more."""
         self.heartbeat.close()
@@ -61,9 +65,9 @@ class Local:
 
 def sees(visible: str) -> TensorFlow:
     """What TensorFlow in this process can use, which saves asking another one (`devices.Ask`)."""
-    build = tf.sysconfig.get_build_info()
+    build = parts.build_info
     return TensorFlow(
-        len(tf.config.list_physical_devices("GPU")),
+        len(parts.list_physical_devices("GPU")),
         bool(build.get("is_cuda_build")),
         str(build.get("cuda_version", "")),
         tuple(build.get("cuda_compute_capabilities", ())),
