@@ -7,6 +7,7 @@ TEST_PROCESSES ?= 2
 BENCH_ARGS ?=
 LAB_ARGS ?=
 FUZZ_SECONDS ?= 600
+FAULT_SOAK_SECONDS ?= 3600
 CONFORMANCE ?= ../shared/conformance
 CONFORMANCE_ARGS ?=
 
@@ -56,7 +57,7 @@ lab: $(LABEXTENSION) ## open the quickstart in JupyterLab (PORT=8888)
 	  $(LAB_ARGS)
 
 test: lint $(LABEXTENSION) ## lint, then the whole suite (PYTEST_ARGS='-k store' for a part of it)
-	@cd labextension && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
+	@cd labextension && export PATH="$(CURDIR)/$(BIN):$$PATH" && jlpm format:check && jlpm test
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 browser: $(LABEXTENSION) ## JupyterLab and Notebook 7 in a real Chromium; pictures in build/browser
@@ -68,8 +69,8 @@ hub: $(INSTALLED) ## a real JupyterHub with two users: one shares, the other pre
 conformance: $(INSTALLED) ## the wire conformance suite (CONFORMANCE=its folder): direct, with workers, through Jupyter
 	@$(BIN)/python tools/conformance.py $(CONFORMANCE) $(CONFORMANCE_ARGS)
 
-faults: $(INSTALLED) ## kills, hangs, crashes, full and slow disks under load, 200 registrations; writes the figures of docs/reliability.md
-	@REGISTRATIONS=200 FAULT_FIGURES=docs/reliability_figures.md $(BIN)/python -m pytest -s tests/faults
+faults: $(INSTALLED) ## kills, hangs, crashes, full and slow disks under load, 200 registrations, an hour of switches; writes the figures of docs/reliability.md
+	@REGISTRATIONS=200 FAULT_SOAK_SECONDS=$(FAULT_SOAK_SECONDS) FAULT_FIGURES=docs/reliability_figures.md $(BIN)/python -m pytest -s tests/faults
 
 fuzz: $(FUZZ_INSTALLED) ## generated and hostile requests, then coverage-guided fuzzing (FUZZ_SECONDS=600 each)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -s tests/fuzz $(PYTEST_ARGS)

@@ -299,6 +299,21 @@ def chain(folder: Path) -> None:
     save(folder, {"serving_default": (run, [spec([None, 64], tf.float32, "x")])}, weights=weights)
 
 
+def of_an_optional_module(folder: Path) -> None:
+    """y: features of a sound, by an op of a library that `import tensorflow` loads and a session alone does not."""
+    from tensorflow.lite.experimental.microfrontend.python.ops.audio_microfrontend_op import audio_microfrontend
+
+    save(
+        folder,
+        {
+            "serving_default": (
+                lambda x: {"y": tf.cast(audio_microfrontend(x), tf.int32)},
+                [spec([1000], tf.int16, "x")],
+            )
+        },
+    )
+
+
 def lite(folder: Path, for_serving: Path) -> None:
     """saved_model.pb: y = x + 1; model.tflite beside it: y = 2x, and two more signatures. `for_serving` holds the first
     of them alone, in the form that TensorFlow Serving reads.
@@ -366,6 +381,7 @@ def main(root: Path) -> None:
     slow(root / "slow" / "1")
     hungry(root / "hungry" / "1")
     reader(root / "reader" / "1")
+    of_an_optional_module(root / "optional_module" / "1")
     lite(root / "lite" / "1", root / "lite_serving" / "1")
     slow_to_load(root / "slow_to_load" / "1", root / "slow_to_load" / "gate")
     model = keras_model()

@@ -98,6 +98,17 @@ def test_installing_the_wheel_enables_the_extension(fresh_python: Path, tmp_path
     assert re.search(rf"jupyter_tfserve {re.escape(jupyter_tfserve.__version__)}.*OK", listed), listed
 
 
+def test_installing_the_wheel_enables_the_sidebar(wheel: Path, fresh_python: Path, tmp_path: Path) -> None:
+    """JupyterLab finds the bundle; nobody needs Node or a build of Lab."""
+    shared = fresh_python.parents[1] / "share" / "jupyter" / "labextensions"
+    listed = run(fresh_python, "-m", "jupyterlab.labextensions", "list", home=tmp_path).stdout
+    assert re.search(rf"jupyter_tfserve v{re.escape(jupyter_tfserve.__version__)}.*enabled.*OK", listed), listed
+    assert str(shared) in listed
+    installed = {path.relative_to(shared / "jupyter_tfserve").as_posix() for path in shared.rglob("*.*")}
+    assert {"package.json", "install.json", "schemas/jupyter_tfserve/plugin.json", "static/style.js"} <= installed
+    assert [path for path in installed if path.startswith("static/remoteEntry.")]
+
+
 def test_the_fresh_environment_runs_the_wheel_not_the_checkout(fresh_python: Path, tmp_path: Path) -> None:
     told = run(fresh_python, "-c", "import jupyter_tfserve; print(jupyter_tfserve.__file__)", home=tmp_path).stdout
     assert Path(told.strip()).is_relative_to(fresh_python.parents[1])

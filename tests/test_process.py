@@ -44,6 +44,19 @@ process.wait(float(sys.argv[2]))
 print(process.is_alive, flush=True)
 """
 
+#: A model server in which something takes Python's lock once the file `hold` is there, and keeps it.
+HELD = """
+import ctypes, os, sys, threading, time
+def hold():
+    while not os.path.exists("hold"):
+        time.sleep(0.05)
+    ctypes.PyDLL(None).sleep(1000)  # PyDLL: without letting go of the lock
+threading.Thread(target=hold, daemon=True).start()
+sys.argv[0] = "tfserve"
+from jupyter_tfserve.model_server.__main__ import main
+main()
+"""
+
 Make = Callable[..., ModelServerProcess]
 
 
@@ -112,6 +125,21 @@ def test_a_stopped_model_server_is_killed_as_hung(tfserve: Make) -> None:
     assert process.how_it_ended() == "hung: it did not answer its heartbeat for 1 s, and was killed"
     assert not process.socket.exists()
     assert not psutil.pid_exists(process.pid)  # no zombie
+
+
+def test_one_whose_interpreter_is_held_is_killed_as_hung(tmp_path: Path) -> None:
+    socket = tmp_path / "socket"
+    command = [sys.executable, "-c", HELD, "--port=0", f"--management_socket={socket}"]
+    process = ModelServerProcess(
+        command, tmp_path / "log", socket, hang_timeout=1.0, cwd=tmp_path, environment=environment()
+    )
+    try:
+        assert process.start()
+        (tmp_path / "hold").touch()
+        assert process.wait(PATIENCE)
+    finally:
+        process.kill()
+    assert process.how_it_ended() == "hung: it did not answer its heartbeat for 1 s, and was killed"
 
 
 def test_a_stopped_model_server_drains_when_it_is_asked_to_end(tfserve: Make) -> None:

@@ -9,7 +9,7 @@ import sys
 
 from . import instances
 from .flags import parse
-from .memory import leave_out_keras, leave_out_tensorflow
+from .memory import leave_out_tensorflow, postpone_tensorflow
 from .owner import end_with_owner
 from .workers.choice import is_front
 from .workers.gently import gently
@@ -30,7 +30,7 @@ def main() -> None:
         leave_out_tensorflow()
         from .front_app import run_front as run
     else:
-        leave_out_keras()
+        postpone_tensorflow()
         if flags.worker:
             gently(lambda: importlib.import_module("jupyter_tfserve.model_server.local"))
         from .app import run

@@ -1,5 +1,5 @@
 """The heartbeat: a tiny run of TensorFlow whenever the owner of this process asks (`GET /api/heartbeat` on the Unix
-socket), so that one which is stopped, deadlocked or held up in its interpreter is found. `process.py` asks.
+socket), so that one which is stopped or held up in its interpreter is found. `process.py` asks.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
+from . import tensorflow_parts as parts
 from .errors import Code, ServingError
 
 
@@ -24,15 +24,15 @@ class Heartbeat:
         """`config` is that of the models' sessions: this is the first session of the process, and TensorFlow makes the
         pool that all of them share as the first one says.
         """
-        graph = tf.Graph()
+        graph = parts.Graph()
         with graph.as_default():
-            x = tf.compat.v1.placeholder(tf.float32, [], "x")
-            y = tf.add(x, 1.0, "y")
+            x = parts.placeholder(parts.float32, [], "x")
+            y = parts.add(x, 1.0, "y")
         without_gpus = config_pb2.ConfigProto()
         without_gpus.CopyFrom(config)
         without_gpus.device_count["GPU"] = 0
         without_gpus.use_per_session_threads = False
-        self._session = tf.compat.v1.Session(graph=graph, config=without_gpus)
+        self._session = parts.Session(graph=graph, config=without_gpus)
         options = config_pb2.CallableOptions(feed=[x.name], fetch=[y.name])
         options.run_options.inter_op_thread_pool = -1  # in the calling thread
         self._run: Callable[[Any], list[Any]] = self._session._make_callable_from_options(options)
@@ -45,7 +45,7 @@ class Heartbeat:
     def _beat(self) -> None:
         try:
             [found] = self._run(np.float32(1.0))
-        except tf.errors.OpError as error:
+        except parts.errors.OpError as error:
             raise ServingError(Code.INTERNAL, f"TensorFlow fails: {error.message}") from None
         if found != 2.0:
             raise ServingError(Code.INTERNAL, f"TensorFlow finds that 1 + 1 is {found}.")

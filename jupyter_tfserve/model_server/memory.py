@@ -1,12 +1,19 @@
-"""What start-up needed and serving does not: keeps the model server small. `__main__.py` and `app.py` call it."""
+"""What serving does not need: keeps the model server's start short, and the process small. `__main__.py` and `app.py`
+call it.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.util
 import re
+import site
 import sys
+import threading
 import types
+from pathlib import Path
+from typing import Any
 
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ \d+\s*(.*)")
 
@@ -28,12 +35,51 @@ def leave_out_tensorflow() -> None:
     """To be called in a front, which runs no models: TensorFlow's messages can be imported then without the package
     itself, which takes seconds and hundreds of megabytes.
     """
+    _put_in_place(types.ModuleType("tensorflow"))
+
+
+class _Postponed(types.ModuleType):
+    """TensorFlow's package, whose modules can be imported from it; who asks it for anything else gets the whole."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__version__":
+            raise AttributeError(name)
+        return getattr(whole_tensorflow(), name)
+
+
+_importing = threading.RLock()
+
+
+def postpone_tensorflow() -> None:
+    """To be called where models run: the parts that a session needs (`tensorflow_parts.py`) are a third of what
+    `import tensorflow` imports, in time and in modules. The rest is imported when somebody asks for it.
+    """
+    leave_out_keras()
+    folders = {*site.getsitepackages(), *sys.path}
+    if not any(Path(folder, "tensorflow-plugins").exists() for folder in folders):  # devices that the whole adds
+        _put_in_place(_Postponed("tensorflow"))
+
+
+def whole_tensorflow() -> Any:
+    """`import tensorflow`, where it was postponed."""
+    with _importing:
+        if is_postponed():
+            del sys.modules["tensorflow"]
+        return importlib.import_module("tensorflow")
+
+
+def is_postponed() -> bool:
+    """Whether only parts of TensorFlow are imported."""
+    return isinstance(sys.modules.get("tensorflow"), _Postponed)
+
+
+def _put_in_place(package: types.ModuleType) -> None:
     found = importlib.util.find_spec("tensorflow")
     if found is None or "tensorflow" in sys.modules:
         return
-    package = types.ModuleType("tensorflow")
     package.__path__ = list(found.submodule_search_locations or ())
     package.__spec__ = found
+    package.__file__ = found.origin
     sys.modules["tensorflow"] = package
 
 

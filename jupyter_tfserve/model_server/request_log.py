@@ -119,13 +119,15 @@ class RequestLogs:
                 log.error("Requests of %s cannot be logged to %s: %s", model, config.filename_prefix, error)
 
     def _open(self, prefix: str) -> _File:
-        import tensorflow as tf  # here, as a front has such logs and no TensorFlow: its workers write them
+        from .tensorflow_parts import (
+            TFRecordWriter,  # here, as a front has such logs and no TensorFlow: its workers write them
+        )
 
         self._number += 1
         name = f"{prefix}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}-{self._number:05d}.tfrecord"
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o600))  # requests are nobody else's to read
-        file = self._files[prefix] = _File(tf.io.TFRecordWriter(name), Path(name))
+        file = self._files[prefix] = _File(TFRecordWriter(name), Path(name))
         return file
 
     def _each(self, action: Callable[[_File], None]) -> None:

@@ -4,6 +4,7 @@
  */
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
+import type { TranslationBundle } from '@jupyterlab/translation';
 
 import { EventParser } from './sse';
 import type {
@@ -38,7 +39,10 @@ const CACHE: RequestCache = 'no-cache';
 const SILENCE = 40;
 
 export class Client {
-  constructor(readonly settings: ServerConnection.ISettings) {}
+  constructor(
+    readonly settings: ServerConnection.ISettings,
+    private readonly _trans: TranslationBundle
+  ) {}
 
   /** What stands before /v1, as seen from this browser. */
   get address(): string {
@@ -167,7 +171,11 @@ export class Client {
 
   private async _json<Message>(method: string, path: string, body?: unknown): Promise<Message> {
     const answer = await this._ask(method, `api/${path}`, body === undefined ? undefined : JSON.stringify(body));
-    return answer.json();
+    try {
+      return await answer.json();
+    } catch {
+      throw new ApiError(answer.status, this._trans.__('%1 does not answer as jupyter_tfserve.', this.address));
+    }
   }
 
   private async _ask(method: string, path: string, body?: string, signal?: AbortSignal): Promise<Response> {
@@ -185,26 +193,28 @@ export class Client {
     try {
       answer = await ServerConnection.makeRequest(url, init, this.settings);
     } catch (error) {
-      throw new ApiError(0, 'The Jupyter Server does not answer.', String((error as Error).message ?? error));
+      const why = error instanceof Error ? error.message : String(error);
+      throw new ApiError(0, this._trans.__('The Jupyter Server does not answer: %1', why));
     }
     if (!answer.ok) {
-      throw await refusal(answer);
+      throw await this._refusal(answer);
     }
     return answer;
   }
-}
 
-/** The management API says `message` and `remedy`, TensorFlow Serving's API `error`. */
-async function refusal(answer: Response): Promise<ApiError> {
-  const text = await answer.text().catch(() => '');
-  try {
-    const said = JSON.parse(text);
-    const message = said.message ?? said.error;
-    if (typeof message === 'string' && message) {
-      return new ApiError(answer.status, message, typeof said.remedy === 'string' ? said.remedy : '');
+  /** The management API says `message` and `remedy`, TensorFlow Serving's API `error`. */
+  private async _refusal(answer: Response): Promise<ApiError> {
+    const { status, statusText } = answer;
+    const text = await answer.text().catch(() => '');
+    try {
+      const said = JSON.parse(text);
+      const message = said.message ?? said.error;
+      if (typeof message === 'string' && message) {
+        return new ApiError(status, message, typeof said.remedy === 'string' ? said.remedy : '');
+      }
+    } catch {
+      // Not ours: a proxy's page.
     }
-  } catch {
-    // Not ours: a proxy's page.
+    return new ApiError(status, this._trans.__('The Jupyter Server answered %1.', `${status} ${statusText}`.trim()));
   }
-  return new ApiError(answer.status, `The Jupyter Server answered ${answer.status} ${answer.statusText}.`.trim());
 }

@@ -1,7 +1,7 @@
 /**
  * The models: a button each, with the state, a sparkline of its requests, and their rate.
  */
-import { memo } from 'react';
+import { memo, useEffect, useRef, useState } from 'react';
 
 import { useApp, useModel, useSeries, useStore } from './context';
 import { css, Dot } from './parts';
@@ -26,8 +26,11 @@ export function List({ shown }: { shown: string }): JSX.Element {
 const Entry = memo(function Entry({ name, isShown }: { name: string; isShown: boolean }): JSX.Element {
   const { trans, view } = useApp();
   const said = modelState(trans, useModel(name));
+  const button = useRef<HTMLButtonElement>(null);
+  const isInSight = useInSight(button);
   return (
     <button
+      ref={button}
       type="button"
       className={css('entry')}
       aria-label={trans.__('%1: %2', name, said.words)}
@@ -41,7 +44,7 @@ const Entry = memo(function Entry({ name, isShown }: { name: string; isShown: bo
         <b title={name}>{name}</b>
         <span className={css('dim')}>{said.words}</span>
       </span>
-      <Rate name={name} />
+      {isInSight && <Rate name={name} />}
     </button>
   );
 });
@@ -61,4 +64,15 @@ function Rate({ name }: { name: string }): JSX.Element | null {
       <span>{trans.__('%1/s', last)}</span>
     </span>
   );
+}
+
+/** Whether an element is not scrolled away. */
+function useInSight(element: React.RefObject<HTMLElement>): boolean {
+  const [isInSight, setInSight] = useState(false);
+  useEffect(() => {
+    const observer = new IntersectionObserver(entries => setInSight(entries[entries.length - 1].isIntersecting));
+    observer.observe(element.current!);
+    return () => observer.disconnect();
+  }, [element]);
+  return isInSight;
 }

@@ -161,14 +161,21 @@ interface ActionProps {
   onClick?(): void;
 }
 
-/** A button; without `onClick` that of its form. */
-export function Action({ children, onClick, primary, ...more }: ActionProps): JSX.Element {
+/** A button; without `onClick` that of its form. One that is disabled keeps the focus that it has. */
+export function Action({ children, onClick, primary, disabled = false, title }: ActionProps): JSX.Element {
   return (
     <button
       type={onClick ? 'button' : 'submit'}
       className={css('button', primary && 'primary')}
-      onClick={onClick}
-      {...more}
+      title={title}
+      aria-disabled={disabled}
+      onClick={event => {
+        if (disabled) {
+          event.preventDefault();
+        } else {
+          onClick?.();
+        }
+      }}
     >
       {children}
     </button>

@@ -4,8 +4,6 @@
  */
 import { memo } from 'react';
 
-import { general } from './format';
-
 const WIDTH = 120;
 const HEIGHT = 28;
 
@@ -22,7 +20,7 @@ export function paths(values: readonly (number | null)[], length: number): { lin
     if (value !== null) {
       const x = start + at * step;
       const y = HEIGHT - 2 - ((HEIGHT - 4) * value) / top;
-      run.push(`${general(x, 4)} ${general(y, 4)}`);
+      run.push(`${tenths(x)} ${tenths(y)}`);
     } else if (run.length) {
       line += `M${(run.length > 1 ? run : [run[0], run[0]]).join('L')}`; // one second alone is a dot
       if (run.length > 1) {
@@ -33,6 +31,11 @@ export function paths(values: readonly (number | null)[], length: number): { lin
     }
   }
   return { line, area };
+}
+
+/** As exact as a pixel needs; many are drawn each second. */
+function tenths(value: number): number {
+  return Math.round(10 * value) / 10;
 }
 
 interface SparklineProps {

@@ -7,6 +7,7 @@ import { type ISignal, Signal } from '@lumino/signaling';
 import { ApiError, type Client } from './client';
 import { type Json, parse, stringify } from './raw_json';
 import type { ModelStatus } from './types';
+import { available } from './words';
 
 /** Characters of a request that can be edited; a longer one is sent as it is. */
 const LONGEST = 100_000;
@@ -18,11 +19,15 @@ export interface Trial {
   readonly which: string;
   /** JSON. */
   readonly body: string;
+  /** Whether somebody wrote it. */
+  readonly isTyped: boolean;
+  /** The version whose example it is, unless somebody wrote it. */
+  readonly version: number | null;
   /** Why there is no example. */
   readonly error: { message: string; remedy: string } | null;
 }
 
-const EMPTY: Trial = { signature: '', which: '', body: '', error: null };
+const EMPTY: Trial = { signature: '', which: '', body: '', isTyped: false, version: null, error: null };
 
 export class Trials {
   constructor(private readonly _client: Client) {}
@@ -40,19 +45,26 @@ export class Trials {
     this._changed.emit();
   }
 
+  /** Somebody writes a request. */
+  write(name: string, body: string): void {
+    this.set(name, { body, isTyped: true, error: null });
+  }
+
   /** See to it that there is an example of the signature that is chosen. */
   async need(status: ModelStatus): Promise<void> {
     const signatures = signaturesOf(status);
     const known = this.of(status.name);
     const signature = signatures.includes(known.signature) ? known.signature : (signatures[0] ?? '');
-    if (signature && (signature !== known.signature || !this._trials.has(status.name))) {
-      await this.choose(status.name, signature);
+    const version = available(status)[0] ?? null;
+    if (signature && (signature !== known.signature || (version !== known.version && !known.isTyped))) {
+      await this.choose(status, signature);
     }
   }
 
   /** Fill in an example of a signature. */
-  async choose(name: string, signature: string): Promise<void> {
-    this.set(name, { signature, error: null });
+  async choose(status: ModelStatus, signature: string): Promise<void> {
+    const { name } = status;
+    this.set(name, { signature, isTyped: false, version: available(status)[0] ?? null, error: null });
     let change: Partial<Trial>;
     try {
       const example = parse(await this._client.example(name, signature)) as { body: Json };
@@ -63,7 +75,7 @@ export class Trials {
       }
       change = { body: '', error: { message: error.message, remedy: error.remedy } };
     }
-    if (this.of(name).signature === signature) {
+    if (this.of(name).signature === signature && !this.of(name).isTyped) {
       this.set(name, change);
     }
   }

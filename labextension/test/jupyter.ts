@@ -2,6 +2,7 @@
 import { ServerConnection } from '@jupyterlab/services';
 
 import { Client } from '../src/client';
+import { trans } from './models';
 
 /** A stream of events that a test writes. */
 export class Stream {
@@ -47,7 +48,7 @@ export class Jupyter {
       token: 'secret',
       fetch: ((request: Request) => this._answer(request)) as typeof fetch
     });
-    this.client = new Client(settings);
+    this.client = new Client(settings, trans);
     this.answers.set('GET api/events', () => this._open());
     this.answers.set('GET api/events?stats=true', () => this._open());
   }

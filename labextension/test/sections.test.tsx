@@ -1,3 +1,4 @@
+// @vitest-environment happy-dom
 /** Sections as a browser has them: what they say, what they send, and that they leave alone what is typed. */
 import { Signal } from '@lumino/signaling';
 import { act } from 'react';

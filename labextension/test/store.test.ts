@@ -1,3 +1,4 @@
+// @vitest-environment happy-dom
 /** The store against a Jupyter Server whose answers the test writes. */
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 

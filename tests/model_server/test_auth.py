@@ -59,11 +59,13 @@ GRANTS = (
 )
 
 
-@pytest.fixture
-def shared(start_store: Callable[..., StoreServer], models: Path, tmp_path: Path) -> StoreServer:
+@pytest.fixture(params=["auto", "always"], ids=["one process", "front and worker"])
+def shared(
+    start_store: Callable[..., StoreServer], models: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> StoreServer:
     """A server whose ports ask for a bearer; `tmp_path/bearers` is the file."""
     write_atomically(tmp_path / "bearers", "\n".join(GRANTS))
-    one = start_store(f"--bearer_hashes_file={tmp_path / 'bearers'}")
+    one = start_store(f"--bearer_hashes_file={tmp_path / 'bearers'}", f"--workers={request.param}")
     one.wait_until_ready()
     for name in ("affine", "echo", "gated"):
         one.register(models / name / "1", name, 1)

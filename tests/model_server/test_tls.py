@@ -63,9 +63,11 @@ def over_grpc(one: Tfserve, authority: trustme.CA, client: trustme.LeafCert | No
     return list(tf.make_ndarray(answer.outputs["y"]).tolist())
 
 
-def test_tls(start: Callable[..., Tfserve], models: Path, tmp_path: Path, authority: trustme.CA) -> None:
+@pytest.mark.parametrize("workers", ["auto", "always"], ids=["one process", "front and worker"])
+def test_tls(start: Callable[..., Tfserve], models: Path, tmp_path: Path, authority: trustme.CA, workers: str) -> None:
     file = ssl_config(tmp_path, authority)
-    one = start(f"--model_base_path={models / 'affine'}", f"--ssl_config_file={file}").wait_until_ready()
+    one = start(f"--model_base_path={models / 'affine'}", f"--ssl_config_file={file}", f"--workers={workers}")
+    one.wait_until_ready()
     assert over_rest(one, authority) == 200
     assert over_grpc(one, authority) == [4.0]
     with pytest.raises(ssl.SSLError):

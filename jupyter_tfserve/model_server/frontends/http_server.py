@@ -62,6 +62,7 @@ class HttpServer:
 
     handler: Handler
     max_body: int = 2**31 - 1
+    abandoned_seconds: float = ABANDONED_SECONDS  #: 0 where clients are known never to close only one side
     connections: set[_Connection] = field(default_factory=set)
     known: dict[bytes, Head] = field(default_factory=dict)
     draining: bool = False
@@ -234,7 +235,7 @@ class _Connection(asyncio.Protocol):
         # A client that only closed its side still reads: what it asked for is answered, unless it has to wait for long.
         self._closing = True
         if self._exchanges:
-            asyncio.get_running_loop().call_later(ABANDONED_SECONDS, self._abandon)
+            asyncio.get_running_loop().call_later(self._server.abandoned_seconds, self._abandon)
         return bool(self._exchanges)
 
     def _abandon(self) -> None:

@@ -68,7 +68,8 @@ class ProfilerService:
 
     def _capture(self, request: Any, seconds: float) -> xplane_pb2.XSpace:
         """What ran."""
-        import tensorflow as tf  # here, as a front has the services and no TensorFlow
+        # Here, as a front has the services and no TensorFlow.
+        from tensorflow.python.framework import errors
         from tensorflow.python.profiler.internal import _pywrap_profiler
 
         asked = profiler_options_pb2.ProfileOptions.FromString(request.opts)
@@ -79,7 +80,7 @@ class ProfilerService:
         with tempfile.TemporaryDirectory(prefix="tfserve-profile-") as folder:
             try:
                 session.start(folder, levels if asked.version else {})
-            except tf.errors.OpError as error:  # somebody traces from inside this process
+            except errors.OpError as error:  # somebody traces from inside this process
                 raise ServingError(Code.ALREADY_EXISTS, error.message) from None
             self._stop.wait(seconds)
             session.export_to_tb()  # the one way to the whole XSpace: `stop` gives the events alone

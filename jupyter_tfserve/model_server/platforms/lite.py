@@ -1,5 +1,5 @@
 """Serves `model.tflite` of a version folder, with --prefer_tflite_model: through LiteRT (`ai_edge_litert`) where it is
-installed, else through the interpreter that TensorFlow still carries. `app.py` asks `found`, then `load`.
+installed, else through the interpreter that TensorFlow still carries. `local.py` asks `found`, then `load`.
 
 An interpreter serves one request at a time, so there is a pool of them; more are made when they are needed.
 """
@@ -13,12 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 from flatbuffers import flexbuffers
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from ..core.servable import DEFAULT_SIGNATURE, Array, Servable, Signature
 from ..errors import Code, ServingError, invalid
+from ..memory import whole_tensorflow
+from ..tensorflow_parts import as_dtype
 from .saved_model import _give_memory_back, _signature_def_map, _signatures
 
 try:
@@ -27,7 +28,7 @@ try:
 except ImportError:
     from tensorflow.lite.python import schema_py_generated as schema
 
-    Interpreter = tf.lite.Interpreter
+    Interpreter = whole_tensorflow().lite.Interpreter
 
 #: In a version's folder, beside or instead of saved_model.pb.
 MODEL_FILE = "model.tflite"
@@ -196,7 +197,7 @@ def _definitions_of_tensors(interpreter: Any) -> dict[str, Any]:
 def _describe(info: Any, detail: Mapping[str, Any]) -> None:
     """Write a tensor's name, dtype and shape into a TensorInfo."""
     info.name = detail["name"]
-    info.dtype = tf.as_dtype(detail["dtype"]).as_datatype_enum
+    info.dtype = as_dtype(detail["dtype"]).as_datatype_enum
     open_shape = detail["shape_signature"]
     for size in open_shape if len(open_shape) else detail["shape"]:
         info.tensor_shape.dim.add(size=int(size))

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from .. import tensorflow_parts as parts
 from ..codecs import proto_tensor
 from ..core.servable import DEFAULT_SIGNATURE, Array, Servable, Signature, TensorInfo
 from ..errors import ServingError
@@ -201,7 +201,7 @@ def _recorded(servable: Servable, path: Path) -> Mapping[str, list[Row]]:
     if not file.exists():
         return found
     try:
-        for record in itertools.islice(tf.compat.v1.io.tf_record_iterator(str(file)), _RECORDS):
+        for record in itertools.islice(parts.tf_record_iterator(str(file)), _RECORDS):
             request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
             signature = servable.signatures.get(request.model_spec.signature_name or DEFAULT_SIGNATURE)
             if signature is not None and request.inputs:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2
 
+from .. import tensorflow_parts as parts
 from ..core.servable import Array, Servable, Signature, TensorInfo
 from ..errors import Code, ServingError
+from ..memory import is_postponed, whole_tensorflow
 from .effects import Effects
 from .remedies import remedy
 
@@ -64,7 +65,7 @@ def load(path: Path, options: SavedModelOptions) -> Servable:
             "A version folder holds saved_model.pb: model.export(path) and tf.saved_model.save(model, path) write it.",
         )
     try:
-        return _SessionServable(path, options)
+        return _load_into_session(path, options)
     except _NotForSession as error:
         log.info("%s is loaded by the TF2 loader: %s", path, error)
         try:
@@ -75,6 +76,18 @@ def load(path: Path, options: SavedModelOptions) -> Servable:
         raise
     except Exception as error:
         raise _load_error(error) from error
+
+
+def _load_into_session(path: Path, options: SavedModelOptions) -> Servable:
+    try:
+        return _SessionServable(path, options)
+    except (parts.errors.OpError, ValueError, LookupError) as error:
+        if "registered" not in str(error) or not is_postponed():
+            raise
+        # An op that one of TensorFlow's optional modules brings along.
+        log.info("%s is loaded with the whole of TensorFlow: %s", path, error)
+        whole_tensorflow()
+        return _SessionServable(path, options)
 
 
 class _NotForSession(Exception):
@@ -107,11 +120,11 @@ class _SessionServable:
     """A SavedModel in a session of its own."""
 
     def __init__(self, path: Path, options: SavedModelOptions) -> None:
-        graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=graph, config=options.session_config)
+        graph = parts.Graph()
+        self._session = parts.Session(graph=graph, config=options.session_config)
         try:
-            with graph.as_default(), tf.device(options.device or None):
-                meta_graph = tf.compat.v1.saved_model.load(self._session, list(options.tags), str(path))
+            with graph.as_default(), parts.device(options.device or None):
+                meta_graph = parts.load_saved_model(self._session, list(options.tags), str(path))
                 self.signatures = _signatures(meta_graph.signature_def)
                 self.signature_def_map = _signature_def_map(meta_graph.signature_def)
                 self._check_variables(graph)
@@ -145,7 +158,7 @@ class _SessionServable:
         began = time.perf_counter()
         try:
             found = call(*inputs)
-        except (tf.errors.OpError, ValueError, TypeError, MemoryError) as error:
+        except (parts.errors.OpError, ValueError, TypeError, MemoryError) as error:
             raise _error(error) from None
         if not self._loops:
             runs.note(time.perf_counter() - began)
@@ -179,7 +192,7 @@ class _SessionServable:
             self._callables[key] = self._session._make_callable_from_options(options)
             return self._callables[key]
 
-    def _check_variables(self, graph: tf.Graph) -> None:
+    def _check_variables(self, graph: Any) -> None:
         """Raise _NotForSession if a signature reads a variable that loading did not restore."""
         handles: dict[str, Any] = {}
         seen = set()
@@ -196,7 +209,7 @@ class _SessionServable:
                     handles[operation.name] = operation.outputs[0]
                 operations += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
         if handles:
-            present = self._session.run([tf.raw_ops.VarIsInitializedOp(resource=handle) for handle in handles.values()])
+            present = self._session.run([parts.var_is_initialized_op(resource=handle) for handle in handles.values()])
             missing = [name for name, is_there in zip(handles, present, strict=True) if not is_there]
             if missing:
                 raise _NotForSession(f"variable {missing[0]} is not restored in a TF1 session")
@@ -216,6 +229,7 @@ class _FunctionServable:
         return False
 
     def __init__(self, path: Path, options: SavedModelOptions) -> None:
+        self._tf = tf = whole_tensorflow()
         with tf.device(options.device or None):
             self._loaded: Any = tf.saved_model.load(str(path), tags=list(options.tags))
         definitions = _read_signature_defs(path, options.tags)
@@ -228,7 +242,7 @@ class _FunctionServable:
     def run(
         self, signature: Signature, inputs: Sequence[Array], outputs: tuple[str, ...], timeout_ms: int = 0
     ) -> list[Array]:
-        function = self._loaded.signatures[signature.name]
+        function, tf = self._loaded.signatures[signature.name], self._tf
         try:
             with tf.device(self._options.device or None):
                 found = function(
@@ -237,7 +251,7 @@ class _FunctionServable:
                         for (name, info), array in zip(signature.inputs.items(), inputs, strict=True)
                     }
                 )
-        except (tf.errors.OpError, ValueError, TypeError, MemoryError) as error:
+        except (parts.errors.OpError, ValueError, TypeError, MemoryError) as error:
             raise _error(error) from None
         arrays = [found[name].numpy() for name in outputs]
         return [value if isinstance(value, np.ndarray) else _scalar(value) for value in arrays]
@@ -264,7 +278,7 @@ def _signatures(definitions: Mapping[str, Any]) -> dict[str, Signature]:
             {key: _info(definition.inputs[key]) for key in sorted(definition.inputs)},
             {key: _info(definition.outputs[key]) for key in sorted(definition.outputs)},
             definition.method_name,
-            {key: tf.make_ndarray(value) for key, value in definition.defaults.items()},
+            {key: parts.make_ndarray(value) for key, value in definition.defaults.items()},
         )
     return signatures
 
@@ -273,7 +287,7 @@ _SERVED = (
     "FLOAT DOUBLE INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64 BOOL STRING HALF BFLOAT16 COMPLEX64 COMPLEX128"
 ).split()
 _NUMPY: dict[int, np.dtype[Any]] = {
-    number: np.dtype(tf.as_dtype(number).as_numpy_dtype)  # object for strings
+    number: np.dtype(parts.as_dtype(number).as_numpy_dtype)  # object for strings
     for number in (types_pb2.DataType.Value(f"DT_{name}") for name in _SERVED)
 }
 
@@ -308,9 +322,9 @@ def _load_error(error: Exception) -> ServingError:
 
 def _error(error: Exception) -> ServingError:
     """What TensorFlow raised, with its code and without Python's traceback."""
-    if isinstance(error, tf.errors.OpError):
+    if isinstance(error, parts.errors.OpError):
         message = error.message.removeprefix("Graph execution error:\n\n")
-        remedy = _OUT_OF_MEMORY if isinstance(error, tf.errors.ResourceExhaustedError) else ""
+        remedy = _OUT_OF_MEMORY if isinstance(error, parts.errors.ResourceExhaustedError) else ""
         return ServingError(Code(error.error_code), message, remedy)
     if isinstance(error, MemoryError):
         return ServingError(Code.RESOURCE_EXHAUSTED, "There is not enough memory.", _OUT_OF_MEMORY)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from .. import metrics
+from .. import tensorflow_parts as parts
 from ..codecs import examples, proto_tensor
 from ..core.batching import Batcher
 from ..errors import Code, ServingError, invalid
@@ -33,7 +33,7 @@ def warm_up(servable: Batcher, path: Path, iterations: int = 1) -> int:
     status = Code.OK
     count = 0
     try:
-        for record in tf.compat.v1.io.tf_record_iterator(str(file)):
+        for record in parts.tf_record_iterator(str(file)):
             count += 1
             if count > MAX_RECORDS:
                 raise invalid(
@@ -45,7 +45,7 @@ def warm_up(servable: Batcher, path: Path, iterations: int = 1) -> int:
     except ServingError as error:
         status = error.code
         raise ServingError(error.code, f"Warm-up request {count}: {error.message}", error.remedy) from None
-    except tf.errors.DataLossError as error:
+    except parts.errors.DataLossError as error:
         status = Code.DATA_LOSS
         raise ServingError(status, f"{file} is no TFRecord file: {error.message}") from None
     finally:

@@ -25,7 +25,7 @@ export const serving: JupyterFrontEndPlugin<IServing> = {
   optional: [ISettingRegistry, IStateDB, ITranslator],
   activate: (app, registry: ISettingRegistry | null, state: IStateDB | null, translator: ITranslator | null) => {
     const trans = (translator ?? nullTranslator).load('jupyter_tfserve');
-    const client = new Client(app.serviceManager?.serverSettings ?? ServerConnection.makeSettings());
+    const client = new Client(app.serviceManager?.serverSettings ?? ServerConnection.makeSettings(), trans);
     const store = new Store(client);
     const settings = new Settings();
     const view = new View();

@@ -5,8 +5,10 @@ import { useEffect, useMemo, useRef, useState } from 'react';
 
 import { calls } from '../calls';
 import { useApp, useStore } from '../context';
+import { copy } from '../copying';
 import { Action, css, Dim, Menu, useDoing } from '../parts';
 import type { ModelStatus } from '../types';
+import { available } from '../words';
 
 export function Calls({ status }: { status: ModelStatus }): JSX.Element {
   const { store, trans, trials } = useApp();
@@ -17,7 +19,7 @@ export function Calls({ status }: { status: ModelStatus }): JSX.Element {
   const trial = useStore(app => app.trials.of(status.name));
   useEffect(() => {
     void doing.run(() => trials.need(status));
-  }, [Object.keys(status.signatures).join('\n')]);
+  }, [Object.keys(status.signatures).join('\n'), available(status)[0]]);
   const found = useMemo(
     () =>
       server
@@ -37,16 +39,6 @@ export function Calls({ status }: { status: ModelStatus }): JSX.Element {
   if (!shown) {
     return <Dim>{trans.__('The model server does not run: there is no address.')}</Dim>;
   }
-  const copy = async () => {
-    try {
-      await navigator.clipboard.writeText(found[shown]);
-      return trans.__('copied');
-    } catch {
-      // Without TLS a page may not write there.
-      window.getSelection()?.selectAllChildren(text.current!);
-      return trans.__('selected: copy it with the keyboard');
-    }
-  };
   return (
     <>
       <Menu
@@ -55,7 +47,7 @@ export function Calls({ status }: { status: ModelStatus }): JSX.Element {
         options={languages.map(one => [one, one])}
         onChange={setLanguage}
       />
-      <Action onClick={() => doing.run(copy)}>{trans.__('Copy')}</Action>
+      <Action onClick={() => doing.run(() => copy(trans, text.current!))}>{trans.__('Copy')}</Action>
       {doing.outcome}
       <pre ref={text} className={css('code')} tabIndex={0} aria-label={trans.__('Call')}>
         {found[shown]}

@@ -2,9 +2,10 @@
  * Who may predict with the model: the shares, and the form for a new one. An access key is shown this once.
  */
 import type { TranslationBundle } from '@jupyterlab/translation';
-import { useEffect, useState } from 'react';
+import { useEffect, useRef, useState } from 'react';
 
 import { useApp } from '../context';
+import { copy } from '../copying';
 import { Action, css, Dim, Field, Form, Menu, Mistake, useDoing } from '../parts';
 import { sharedLines, TIMES } from '../sharing';
 import type { ModelStatus, NewShare, Share, ShareKind } from '../types';
@@ -111,20 +112,17 @@ function NewForm({ trans, onShare }: NewFormProps): JSX.Element {
 function Made({ made, model }: { made: NewShare; model: string }): JSX.Element {
   const { store, trans } = useApp();
   const doing = useDoing();
-  const copy = async (text: string) => {
-    await navigator.clipboard.writeText(text);
-    return trans.__('copied');
-  };
+  const secret = useRef<HTMLPreElement>(null);
   return (
     <div className={css('made')}>
       {sharedLines(trans, made, store.client.address, model).map(({ words, text, isSecret }) => (
         <div key={words}>
           <Dim>{words}</Dim>
-          <pre className={css('code')} tabIndex={0} aria-label={words}>
+          <pre ref={isSecret ? secret : null} className={css('code')} tabIndex={0} aria-label={words}>
             {text}
           </pre>
           {isSecret && (
-            <Action title={trans.__('Copy the key')} onClick={() => doing.run(() => copy(text))}>
+            <Action title={trans.__('Copy the key')} onClick={() => doing.run(() => copy(trans, secret.current!))}>
               {trans.__('Copy')}
             </Action>
           )}

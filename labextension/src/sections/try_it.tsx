@@ -33,7 +33,7 @@ export function TryIt({ status }: { status: ModelStatus }): JSX.Element {
   const which = places.some(([key]) => key === trial.which) ? trial.which : '';
   useEffect(() => {
     void doing.run(() => trials.need(status));
-  }, [signatures.join('\n')]);
+  }, [signatures.join('\n'), available(status)[0]]);
   const send = async () => {
     setAnswered(null);
     check(trans, trial.body);
@@ -50,7 +50,7 @@ export function TryIt({ status }: { status: ModelStatus }): JSX.Element {
           label={trans.__('Signature')}
           value={trial.signature}
           options={signatures.map(one => [one, one])}
-          onChange={signature => doing.run(() => trials.choose(name, signature))}
+          onChange={signature => doing.run(() => trials.choose(status, signature))}
         />
         <Menu
           label={trans.__('Version')}
@@ -92,7 +92,7 @@ function Request({ name, trial }: { name: string; trial: Trial }): JSX.Element {
           title={trans.__('The body of a predict request, as JSON')}
           readOnly={isClosed}
           value={shown}
-          onChange={event => trials.set(name, { body: event.target.value, error: null })}
+          onChange={event => trials.write(name, event.target.value)}
         />
       </Field>
       {rows !== null && <Images value={rows} name={trans.__('request')} />}

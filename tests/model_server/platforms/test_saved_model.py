@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import StoreServer, wait_for
+from helpers import StoreServer, Tfserve, wait_for
 
 from jupyter_tfserve.model_server.platforms import saved_model
 
@@ -23,6 +23,14 @@ from jupyter_tfserve.model_server.platforms import saved_model
 )
 def test_saved_models(server: StoreServer, name: str, instances: list[object], expected: list[object]) -> None:
     assert server.predict(name, instances) == expected
+
+
+def test_an_op_that_only_the_whole_of_tensorflow_has(start: Callable[..., Tfserve], models: Path) -> None:
+    """The server imports parts of TensorFlow until such a model comes."""
+    one = start(f"--model_base_path={models / 'optional_module'}").wait_until_ready()
+    answer = one.call("POST", "/v1/models/default:predict", {"inputs": {"x": [0] * 1000}})
+    assert answer.status == 200, answer
+    assert np.shape(answer.json["outputs"]) == (4, 32)
 
 
 def test_what_is_no_saved_model(start_store: Callable[..., StoreServer], models: Path) -> None:
