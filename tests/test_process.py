@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -267,3 +268,21 @@ def test_a_suspended_owner_does_not_take_its_own_sleep_for_the_servers(program: 
         owner.kill()
         owner.wait()
         owner.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that hangs outlives its owner")
+def test_one_that_hangs_ends_with_its_owner(tmp_path: Path) -> None:
+    script = tmp_path / "owner.py"
+    script.write_text(OWNER)
+    owner = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path), "600"], stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    assert owner.stdout is not None
+    with owner, contextlib.ExitStack() as ends:
+        ends.callback(owner.kill)
+        assert owner.stdout.readline().startswith("{")
+        [hung] = psutil.Process(owner.pid).children()
+        ends.callback(lambda: hung.is_running() and hung.kill())
+        hung.suspend()
+        owner.kill()
+        wait_for("its end", lambda: not alive(hung.pid))

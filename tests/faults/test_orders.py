@@ -25,7 +25,7 @@ from jupyter_process import JupyterServer
 from .conftest import LONG, Figures
 
 ORDERS = list(itertools.permutations(("jupyter", "model server", "kernel")))
-CUTS = 20 if LONG else 2
+CUTS = 20 if LONG else 1
 
 #: Registers version after version, whose answers are their numbers, and says so; in a kernel's way.
 REGISTER = """
@@ -117,7 +117,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     try:
         one.start()
         kernel = one.register(1, 1)
-        assert kernel.communicate(timeout=PATIENCE)[0] == "1\n"
+        assert kernel.communicate(timeout=3 * PATIENCE)[0] == "1\n"
         yield one
     finally:
         for process in one.processes():
@@ -141,7 +141,7 @@ def start_kernel(jupyter: JupyterServer) -> int:
     return wait_for("the kernel's process", found)
 
 
-@pytest.mark.parametrize("order", ORDERS if LONG else ORDERS[::5], ids=", ".join)
+@pytest.mark.parametrize("order", ORDERS if LONG else ORDERS[:1], ids=", ".join)
 def test_killed_in_this_order(house: House, figures: Figures, order: tuple[str, ...]) -> None:
     jupyter = house.jupyter
     assert jupyter is not None
@@ -205,9 +205,9 @@ def test_a_power_cut_in_the_middle_of_a_registration(house: House, figures: Figu
         house.start()
         assert house.check() == newest
         again = house.register(newest + 1, 1)
-        assert again.communicate(timeout=PATIENCE)[0] == f"{newest + 1}\n"
+        assert again.communicate(timeout=3 * PATIENCE)[0] == f"{newest + 1}\n"
     figures.note(
-        f"{CUTS} power cuts in the middle of a registration",
+        f"{CUTS} power cut(s) in the middle of a registration",
         f"no half-written version; the last whole one is served ({unanswered} of them told nobody yet); "
         "the next registration works",
     )
