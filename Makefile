@@ -69,8 +69,9 @@ hub: $(INSTALLED) ## a real JupyterHub with two users: one shares, the other pre
 conformance: $(INSTALLED) ## the wire conformance suite (CONFORMANCE=its folder): direct, with workers, through Jupyter
 	@$(BIN)/python tools/conformance.py $(CONFORMANCE) $(CONFORMANCE_ARGS)
 
-faults: $(INSTALLED) ## kills, hangs, crashes, full and slow disks under load, 200 registrations, an hour of switches; writes the figures of docs/reliability.md
-	@REGISTRATIONS=200 FAULT_SOAK_SECONDS=$(FAULT_SOAK_SECONDS) FAULT_FIGURES=docs/reliability_figures.md $(BIN)/python -m pytest -s tests/faults
+faults: $(INSTALLED) ## kills, hangs, crashes, disks, clocks, ports, power cuts under load, an hour of switches; writes the figures of docs/reliability.md
+	@FAULT_LONG=1 REGISTRATIONS=200 FAULT_SOAK_SECONDS=$(FAULT_SOAK_SECONDS) FAULT_FIGURES=docs/reliability_figures.md \
+	  $(BIN)/python -m pytest -s tests/faults
 
 fuzz: $(FUZZ_INSTALLED) ## generated and hostile requests, then coverage-guided fuzzing (FUZZ_SECONDS=600 each)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest -s tests/fuzz $(PYTEST_ARGS)

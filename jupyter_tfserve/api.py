@@ -172,6 +172,7 @@ class VersionStatus(TypedDict):
     in_flight: int  #: requests that run in it now
     devices: list[str]  #: where it is loaded
     memory: int | None  #: bytes that it takes, measured or estimated; null unless it is loaded
+    idle: bool  #: it has left memory until somebody asks it (`--unload_idle_seconds`)
     origin: Origin | None  #: null for a version that no registration made
 
 

@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -79,35 +80,15 @@ class ModelServerProcess:
             self.socket.unlink()  # left by one whose owner was killed: nobody may take it for this one's
         with contextlib.suppress(FileNotFoundError):
             os.replace(self.log, self.log.with_name(self.log.name + ".1"))
-        owner_read, owner_write = os.pipe()
         ready_read, ready_write = os.pipe()
+        started: Future[None] = Future()
+        threading.Thread(target=self._run, args=(started, ready_write), name="tfserve-process", daemon=True).start()
         try:
-            with open(os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "ab") as log:
-                process = subprocess.Popen(
-                    [*self.command, f"--owner_fd={owner_read}", f"--ready_fd={ready_write}"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    cwd=self.cwd,
-                    env=self.environment,
-                    pass_fds=(owner_read, ready_write),
-                    start_new_session=True,  # an interrupt of the kernel or the terminal is not meant for it
-                )
-        except BaseException:
-            os.close(owner_write)
+            started.result()
+        except OSError:
             os.close(ready_read)
             self._ended.set()
             raise
-        finally:
-            os.close(owner_read)
-            os.close(ready_write)
-        with self._lock:
-            self.pid = process.pid
-            self._process = process
-            self._kills = OutOfMemoryKills(process.pid)
-            if self._stopping:  # `stop` came while the process was being made, and could not see it
-                process.terminate()
-        threading.Thread(target=self._reap, args=(owner_write,), name="tfserve-reaper", daemon=True).start()
         line = _read_line(ready_read, self.start_timeout)
         if not line:
             self.wait(1.0)  # its pipe ends a moment before it does
@@ -168,18 +149,48 @@ class ModelServerProcess:
         return found if found and self.is_alive else None
 
     def _send(self, *numbers: int) -> None:
-        """With the lock held. Its number cannot be another process's: only `_reap` frees it, and says so first."""
+        """With the lock held. Its number cannot be another process's: only `_run` frees it, and says so first."""
         if self.is_alive and self._process is not None:
             for number in numbers:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._process.pid, number)
 
+    def _popen(self, owner_pipe: int, ready_pipe: int) -> subprocess.Popen[bytes]:
+        with open(os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "ab") as log:
+            return subprocess.Popen(
+                [*self.command, f"--owner_fd={owner_pipe}", f"--ready_fd={ready_pipe}"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.cwd,
+                env=self.environment,
+                pass_fds=(owner_pipe, ready_pipe),
+                start_new_session=True,  # an interrupt of the kernel or the terminal is not meant for it
+            )
+
     # Threads.
 
-    def _reap(self, owner_pipe: int) -> None:
-        """Wait for the end; then nothing is left of the process."""
-        process = self._process
-        assert process is not None
+    def _run(self, started: Future[None], ready_pipe: int) -> None:
+        """Start the process and wait for its end; then nothing is left of it. In one thread, because the process is
+        killed with the thread that started it (`model_server/owner.py`).
+        """
+        owner_read, owner_pipe = os.pipe()
+        try:
+            process = self._popen(owner_read, ready_pipe)
+        except BaseException as error:
+            os.close(owner_pipe)
+            started.set_exception(error)
+            return
+        finally:
+            os.close(owner_read)
+            os.close(ready_pipe)
+        with self._lock:
+            self.pid = process.pid
+            self._process = process
+            self._kills = OutOfMemoryKills(process.pid)
+            if self._stopping:  # `stop` came while the process was being made, and could not see it
+                process.terminate()
+        started.set_result(None)
         if hasattr(os, "waitid"):  # not on macOS before Python 3.13
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             # What it started and did not end itself (it was killed) goes with it. Not reaped yet, it keeps the number

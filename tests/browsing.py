@@ -8,15 +8,23 @@ import json
 import os
 import re
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from helpers import PATIENCE, ROOT, publish
 from jupyter_process import JupyterServer
-from playwright.sync_api import ConsoleMessage, Page, expect
+from playwright.sync_api import ConsoleMessage, Locator, Page, expect
 
 ARTEFACTS = ROOT / "build" / "browser"
+
+#: The sidebar, once it is there.
+SIDEBAR = "#jupyter-tfserve-sidebar"
+
+AXE = ROOT / "labextension" / "node_modules" / "axe-core" / "axe.min.js"
 
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
@@ -31,6 +39,25 @@ _QUIET = {
     },
     "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
 }
+
+#: A model that knows its digits, so that the pictures show something.
+DIGITS = """
+import keras
+from sklearn.datasets import load_digits
+digits = load_digits()
+images = (digits.images / 16).astype("float32")
+keras.utils.set_random_seed(1)
+image = keras.Input((8, 8), name="image")
+hidden = keras.layers.Dense(64, activation="relu")(keras.layers.Flatten()(image))
+model = keras.Model(image, keras.layers.Dense(10, activation="softmax", name="scores")(hidden))
+model.compile("adam", "sparse_categorical_crossentropy")
+model.fit(images, digits.target, epochs=8, verbose=0)
+%load_ext jupyter_tfserve
+%tfserve digits model --version 1
+%tfserve digits model --version 2 --label stable
+%tfserve digits model --version 3 --example images[12:13]
+%tfserve versions digits --only 2 3
+"""
 
 expect.set_options(timeout=30_000)
 
@@ -143,4 +170,129 @@ def run_all(page: Page) -> None:
     # The command's promise is not waited for: it would have no time limit.
     page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
     last = page.locator(".jp-Notebook .jp-CodeCell").last.locator(".jp-InputPrompt")
-    expect(last).to_have_text(re.compile(r"\[\d+\]:"), timeout=PATIENCE * 1000)
+    expect(last).to_have_text(re.compile(r"\[\d+\]:"), timeout=3 * PATIENCE * 1000)  # TensorFlow, training and exports
+
+
+def open_alone(page: Page, lab: Lab, path: str = "") -> None:
+    """JupyterLab in a workspace of its own, with the notebook at `path`: what other tests have open stays away."""
+    workspace = Path(path).stem or f"w{page.evaluate('Date.now()')}"
+    page.goto(lab.url(f"lab/workspaces/{workspace}" + (f"/tree/{path}" if path else "")))
+    page.wait_for_function("window.jupyterapp && window.jupyterapp.restored", timeout=60_000)
+    page.evaluate("window.jupyterapp.restored.then(() => true)")
+    expect(page.locator("#jupyterlab-splash")).to_have_count(0)
+
+
+def in_theme(theme: str) -> dict[str, Any]:
+    """Settings of a server whose pages come up "Light" or "Dark"."""
+    return {"@jupyterlab/apputils-extension/themes": {"theme": f"JupyterLab {theme}"}}
+
+
+def switch_theme(page: Page, theme: str) -> None:
+    """Show the page "Light" or "Dark" from now on."""
+    page.evaluate(
+        "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", f"JupyterLab {theme}"
+    )
+    expect(page.locator("body")).to_have_attribute("data-jp-theme-light", "true" if theme == "Light" else "false")
+
+
+def command(page: Page, name: str) -> None:
+    """Run one of JupyterLab's commands; what it asks the user it goes on to ask."""
+    page.evaluate("name => void window.jupyterapp.commands.execute(name)", name)
+
+
+def in_sidebar(page: Page) -> Locator:
+    """The sidebar, brought into sight."""
+    command(page, "tfserve:show")
+    sidebar = page.locator(SIDEBAR)
+    expect(sidebar.get_by_role("heading", name="TensorFlow Serving")).to_be_visible()
+    return sidebar
+
+
+def choose(sidebar: Locator, model: str, state: str) -> None:
+    """Show a model, once it is in this state."""
+    sidebar.get_by_role("button", name=f"{model}: {state}", exact=True).click()
+    expect(sidebar.get_by_role("region", name=f"Model {model}")).to_be_visible()
+
+
+def in_section(sidebar: Locator, title: str, is_open: bool = True) -> Locator:
+    """A section of the model that is shown, opened or closed."""
+    section = sidebar.get_by_role("region", name=title, exact=True)
+    head = section.get_by_role("button", name=title, exact=True)
+    wanted = "true" if is_open else "false"
+    if head.get_attribute("aria-expanded") != wanted:
+        head.click()
+    expect(head).to_have_attribute("aria-expanded", wanted)
+    return section
+
+
+def in_kernel(page: Page, code: str) -> str:
+    """What code prints in the kernel of the notebook in front."""
+    said: str = page.evaluate(
+        """async code => {
+          const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+          const future = kernel.requestExecute({code, store_history: false});
+          let said = '';
+          future.onIOPub = ({content}) => (said += content.text ?? content.evalue ?? '');
+          const {content} = await future.done;
+          return content.status === 'ok' ? said : `failed: ${said}`;
+        }""",
+        code,
+    )
+    assert not said.startswith("failed"), said
+    return said
+
+
+def check_accessibility(page: Page, selector: str, where: str) -> None:
+    """axe finds nothing serious in what the selector names."""
+    assert AXE.exists(), "axe-core is missing: cd labextension && jlpm install"
+    if not page.evaluate("Boolean(window.axe)"):
+        # Not as a script element: JupyterLab's module loader would take it.
+        page.evaluate(
+            "source => { const module = {exports: {}}; new Function('module', 'define', source)(module); }",
+            AXE.read_text(),
+        )
+    found = page.evaluate("async selector => (await axe.run(selector)).violations", selector)
+    serious = [
+        {"rule": one["id"], "help": one["help"], "nodes": [node["html"][:200] for node in one["nodes"]]}
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert not serious, f"{where}: {json.dumps(serious, indent=1)}"
+
+
+def keep(shown: Locator, name: str, in_docs: bool) -> None:
+    """A picture of what is shown, for the artefacts, and for the docs where they are asked for."""
+    made = picture(shown.page, name)
+    shown.screenshot(path=made, animations="disabled")
+    folder = os.environ.get("SCREENSHOTS")
+    if folder and in_docs:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(made, folder)
+
+
+def busy_seconds(lab: Lab, model: str) -> int:
+    """Seconds in which a model had requests."""
+    samples = lab.call("GET", "/tfserve/api/stats?seconds=60").json["samples"].get(model, [])
+    return sum(sample is not None for sample in samples)
+
+
+@contextmanager
+def load(lab: Lab, model: str, body: Any, callers: int = 8) -> Iterator[None]:
+    """Requests until the block ends."""
+    ended = threading.Event()
+
+    def ask() -> None:
+        client = lab.client()
+        while not ended.wait(0.005):
+            client.predict(model, body)
+        client.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(callers)]
+    for one in threads:
+        one.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for one in threads:
+            one.join()

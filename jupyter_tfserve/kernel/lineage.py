@@ -90,7 +90,7 @@ def write(folder: Path, obj: Any, *, expression: str = "", copied_from: str = ""
             git = git_state(notebook.parent if notebook else Path.cwd())
         record = Lineage(
             notebook=str(notebook or ""),
-            cell=shell.execution_count if shell is not None else None,
+            cell=_cell(shell),
             expression=expression,
             object=_describe(obj),
             user=_or_empty(getpass.getuser),
@@ -227,6 +227,11 @@ def _describe(obj: Any) -> str:
     except Exception:  # a repr is the user's code
         return kind
     return f"{kind}: {text[:300]}"
+
+
+def _cell(shell: Any) -> int | None:
+    """The execution count of the cell that runs: IPython 9.18 counts its own up before the cell runs."""
+    return len(shell.history_manager.input_hist_raw) - 1 if shell is not None else None
 
 
 def _or_empty(ask: Any) -> str:

@@ -105,9 +105,9 @@ class Program:
         self._store = Store(flags.store).create() if flags.store else None
         self._management_pool = ThreadPoolExecutor(16, "management")
         self._logs = RequestLogs()
+        self._budget = MemoryBudget(flags.memory_budget_mb, self._in_memory)
         self._prepare(loop)
         self._core = self._make_core()
-        self._budget = MemoryBudget(flags.memory_budget_mb, self._in_memory)
         self._configs = ConfigStore(self._core, self._store)
         try:
             self._bearers = Bearers(flags.bearer_hashes_file, flags.callers_socket)
@@ -181,7 +181,9 @@ class Program:
         """Make what loads versions."""
         from .local import Local, sees
 
-        local = self._local = Local(self._flags, self._store)
+        local = self._local = Local(
+            self._flags, self._store, self._budget, lambda model: self._on_model(model, "changed")
+        )
         self._batching = local.batching
         self._loader: Loader = local.load
         self._heartbeat: Callable[[], Future[None]] = local.heartbeat
@@ -249,7 +251,7 @@ class Program:
     def _in_memory(self) -> list[Loaded]:
         """What the memory budget counts."""
         return [
-            Loaded(version.model, version.number, servable.memory or 0)
+            Loaded(version.model, version.number, 0 if servable.is_idle else servable.memory or 0)
             for name in self._core.manager.names()
             for version in self._core.manager.versions(name)
             if (servable := version.servable) is not None

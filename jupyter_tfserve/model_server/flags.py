@@ -161,6 +161,12 @@ def _parser() -> _Parser:
         "MiB for all loaded versions together; a load that would not fit is refused. 0: what the container or machine "
         "has left; -1: no limit",
     )
+    flag(
+        "unload_idle_seconds",
+        0.0,
+        "seconds without a request after which a version leaves memory until the next one, which waits for its load; "
+        "also earlier, where a load needs the room. 0: none does",
+    )
     flag("max_body_bytes", 2**31 - 1, "largest REST body")
     flag("reuse_port", False, "for --instances: other processes of this user may listen on the same ports")
     flag("owner_fd", -1, "for whoever starts tfserve: a pipe that ends when they do")
@@ -230,6 +236,7 @@ class Flags(argparse.Namespace):
     drain_timeout_seconds: float
     load_timeout_seconds: float
     memory_budget_mb: int
+    unload_idle_seconds: float
     max_body_bytes: int
     reuse_port: bool
     owner_fd: int
@@ -280,6 +287,8 @@ def parse(arguments: list[str]) -> Flags:
                     f"--{name} belongs to one process and cannot be used with --instances={flags.instances}: leave out "
                     "one of the two."
                 )
+    if flags.unload_idle_seconds < 0:
+        parser.error(f"--unload_idle_seconds takes a number of seconds, not {flags.unload_idle_seconds:g}.")
     if flags.mixed_precision not in ("", "bfloat16"):
         parser.error(f"--mixed_precision takes only 'bfloat16', not {flags.mixed_precision!r}.")
     return flags

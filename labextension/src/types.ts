@@ -29,6 +29,8 @@ export interface VersionStatus {
   devices: string[];
   /** Bytes; null unless it is loaded. */
   memory: number | null;
+  /** It has left memory because nobody asks it. */
+  idle: boolean;
   origin: Origin | null;
 }
 

@@ -19,6 +19,7 @@ export function version(
     load_seconds: 0.123,
     devices: ['cpu'],
     memory: 4_290_000,
+    idle: false,
     origin: null,
     ...more
   };

@@ -4,22 +4,29 @@ docs/panel.md are made here: SCREENSHOTS=docs/screenshots python -m pytest tests
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Lab, Watched, open_notebook, picture, run_all
-from helpers import ROOT, publish, wait_for
-from playwright.sync_api import Locator, Page, expect
+from browsing import (
+    DIGITS,
+    Lab,
+    Watched,
+    busy_seconds,
+    check_accessibility,
+    in_theme,
+    keep,
+    load,
+    open_alone,
+    open_notebook,
+    run_all,
+)
+from helpers import publish, wait_for
+from playwright.sync_api import Locator, expect
 
-AXE = ROOT / "labextension" / "node_modules" / "axe-core" / "axe.min.js"
+PANEL = ".jp-jupyter-tfserve-panel"
 
 SECTIONS = ("Versions", "Labels", "Batching", "Device", "Try it", "Calls", "Shares", "Log")
 
@@ -27,40 +34,13 @@ SECTIONS = ("Versions", "Labels", "Batching", "Device", "Try it", "Calls", "Shar
 IN_DOCS = {f"panel-{title}-{theme}" for title in ("versions", "batching", "try-it") for theme in ("light", "dark")}
 IN_DOCS |= {"panel-labels-light", "panel-failed"}
 
-#: A model that knows its digits, so that the pictures show something.
-MODEL = """
-import keras
-from sklearn.datasets import load_digits
-digits = load_digits()
-images = (digits.images / 16).astype("float32")
-keras.utils.set_random_seed(1)
-image = keras.Input((8, 8), name="image")
-hidden = keras.layers.Dense(64, activation="relu")(keras.layers.Flatten()(image))
-model = keras.Model(image, keras.layers.Dense(10, activation="softmax", name="scores")(hidden))
-model.compile("adam", "sparse_categorical_crossentropy")
-model.fit(images, digits.target, epochs=8, verbose=0)
-%load_ext jupyter_tfserve
-%tfserve digits model --version 1
-%tfserve digits model --version 2 --label stable
-%tfserve digits model --version 3 --example images[12:13]
-%tfserve versions digits --only 2 3
-"""
-
-
-def open_alone(page: Page, lab: Lab, path: str) -> None:
-    """JupyterLab in a workspace of its own: what other tests have open stays away."""
-    page.goto(lab.url(f"lab/workspaces/{Path(path).stem}/tree/{path}"))
-    page.wait_for_function("window.jupyterapp && window.jupyterapp.restored", timeout=60_000)
-    page.evaluate("window.jupyterapp.restored.then(() => true)")
-    expect(page.locator("#jupyterlab-splash")).to_have_count(0)
-
 
 def show(watched: Watched, lab: Lab, model: str, opened: Any = open_alone) -> Locator:
     """A notebook whose cell shows the panel of a model."""
     name = f"{model}-{watched.page.evaluate('Date.now()')}.ipynb"
     opened(watched.page, lab, lab.write_notebook(name, f"%load_ext jupyter_tfserve\n%tfserve panel {model}"))
     run_all(watched.page)
-    panel = watched.page.locator(".jp-jupyter-tfserve-panel")
+    panel = watched.page.locator(PANEL)
     expect(panel).to_contain_text("serving version")
     return panel
 
@@ -69,62 +49,6 @@ def section(panel: Locator, title: str) -> None:
     """Bring a section into sight."""
     panel.get_by_role("button", name=title, exact=True).click()
     expect(panel.locator("h4")).to_have_text(title)
-
-
-def check_accessibility(page: Page, where: str) -> None:
-    """axe finds nothing serious in the panel."""
-    assert AXE.exists(), "axe-core is missing: cd labextension && jlpm install"
-    if not page.evaluate("Boolean(window.axe)"):
-        # Not as a script element: JupyterLab's module loader would take it.
-        page.evaluate(
-            "source => { const module = {exports: {}}; new Function('module', 'define', source)(module); }",
-            AXE.read_text(),
-        )
-    found = page.evaluate("async () => (await axe.run('.jp-jupyter-tfserve-panel')).violations")
-    serious = [
-        {"rule": one["id"], "help": one["help"], "nodes": [node["html"][:200] for node in one["nodes"]]}
-        for one in found
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert not serious, f"{where}: {json.dumps(serious, indent=1)}"
-
-
-def keep(page: Page, panel: Locator, name: str) -> None:
-    """A picture of the panel, for the artefacts, and for the docs where they are asked for."""
-    made = picture(page, name)
-    panel.screenshot(path=made, animations="disabled")
-    folder = os.environ.get("SCREENSHOTS")
-    if folder and name in IN_DOCS:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        shutil.copy(made, folder)
-
-
-def busy_seconds(lab: Lab, model: str) -> int:
-    """Seconds in which a model had requests."""
-    samples = lab.call("GET", "/tfserve/api/stats?seconds=60").json["samples"].get(model, [])
-    return sum(sample is not None for sample in samples)
-
-
-@contextmanager
-def load(lab: Lab, model: str, body: Any, callers: int = 8) -> Iterator[None]:
-    """Requests until the block ends."""
-    ended = threading.Event()
-
-    def ask() -> None:
-        client = lab.client()
-        while not ended.wait(0.005):
-            client.predict(model, body)
-        client.close()
-
-    threads = [threading.Thread(target=ask) for _ in range(callers)]
-    for one in threads:
-        one.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        for one in threads:
-            one.join()
 
 
 def test_labels_and_batching_are_steered(lab: Lab, watched: Watched, models: Path) -> None:
@@ -184,7 +108,7 @@ def test_a_failed_load_is_read_and_tried_again(lab: Lab, watched: Watched, model
     # While its files are fresh it is tried again by itself.
     expect(panel.get_by_role("button", name="Load again")).to_be_visible()
     expect(panel).to_contain_text("What to do: Files are missing")
-    keep(watched.page, panel, "panel-failed")
+    keep(panel, "panel-failed", "panel-failed" in IN_DOCS)
     shutil.copytree(models / "affine" / "2" / "variables", lab.store / "torn" / "2" / "variables")
     panel.get_by_role("button", name="Load again").click()
     expect(panel).to_contain_text("serving version 2")
@@ -221,17 +145,17 @@ def test_notebook_7(lab: Lab, watched: Watched) -> None:
     expect(panel.get_by_label("Request")).to_have_value(re.compile("instances"))
     panel.get_by_role("button", name="Send").click()
     expect(panel).to_contain_text("Answer in")
-    check_accessibility(watched.page, "Notebook 7")
+    check_accessibility(watched.page, PANEL, "Notebook 7")
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 def test_every_section_is_accessible_and_looks_well(start_lab: Any, watched: Watched, theme: str) -> None:
-    lab = start_lab(settings={"@jupyterlab/apputils-extension/themes": {"theme": f"JupyterLab {theme}"}})
-    name = lab.write_notebook("Digits.ipynb", MODEL, "%tfserve panel digits")
+    lab = start_lab(settings=in_theme(theme))
+    name = lab.write_notebook("Digits.ipynb", DIGITS, "%tfserve panel digits")
     page = watched.page
     open_alone(page, lab, name)
     run_all(page)
-    panel = page.locator(".jp-jupyter-tfserve-panel")
+    panel = page.locator(PANEL)
     expect(panel).to_contain_text("serving version 3")
     panel.scroll_into_view_if_needed()
     with load(lab, "digits", {"instances": [[[0.5] * 8] * 8] * 3}, callers=6):
@@ -251,5 +175,6 @@ def test_every_section_is_accessible_and_looks_well(start_lab: Any, watched: Wat
             if title == "Labels":
                 panel.get_by_label("Label", exact=True).fill("stable")
                 expect(panel).to_contain_text("stable: 2 → 3")
-            check_accessibility(page, f"{title} in {theme}")
-            keep(page, panel, f"panel-{title.lower().replace(' ', '-')}-{theme.lower()}")
+            check_accessibility(page, PANEL, f"{title} in {theme}")
+            name = f"panel-{title.lower().replace(' ', '-')}-{theme.lower()}"
+            keep(panel, name, name in IN_DOCS)

@@ -16,6 +16,12 @@ from .shim import Shim
 #: Where the table of figures is to be written.
 FIGURES = os.environ.get("FAULT_FIGURES", "")
 
+#: Whether the long forms run, as `make faults` has it.
+LONG = bool(os.environ.get("FAULT_LONG"))
+
+#: Seconds that the heartbeat may be missing in `jupyter`.
+HANG = 2.0
+
 
 class Figures:
     """What became of the requests in each fault."""
@@ -29,6 +35,11 @@ class Figures:
         gap = f"{outcome.gap():.1f} s" if outcome.answered > 1 else ""
         self._rows.append(f"| {fault} | {outcome.answered:,} | {refused:,} | {lost} | {gap} | {remark} |")
         print(f"\n{fault}: {outcome}, {gap} without an answer. {remark}")
+
+    def note(self, fault: str, remark: str) -> None:
+        """One fault that takes the server itself away, so that there is no load on it."""
+        self._rows.append(f"| {fault} | | | | | {remark} |")
+        print(f"\n{fault}: {remark}")
 
     def write(self, file: Path) -> None:
         """As the table that docs/reliability.md includes."""
@@ -51,6 +62,19 @@ def figures() -> Iterator[Figures]:
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
     """See `shim.py`."""
     return Shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture(scope="session")
+def jupyter(models: Path, tmp_path_factory: pytest.TempPathFactory, shim: Shim) -> Iterator[JupyterServer]:
+    """One for all faults of the model server alone: each leaves it as it was."""
+    server = JupyterServer(tmp_path_factory.mktemp("jupyter"), f"--TFServe.hang_timeout={HANG}", env=shim.environment)
+    try:
+        server.wait_until_ready()
+        for name in ("affine", "reader", "hungry", "slow"):
+            server.register(models / name / "1", name)
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture

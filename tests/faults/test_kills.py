@@ -8,39 +8,18 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 from control_group import ControlGroup
 from helpers import PATIENCE, StoreServer, wait_for
 from jupyter_process import JupyterServer
 from load import Load
 
-from .conftest import Figures, affine_load
+from .conftest import HANG, Figures, affine_load
 from .shim import Shim
-
-#: Seconds that the heartbeat may be missing here.
-HANG = 2.0
-
-
-@pytest.fixture(scope="module")
-def jupyter(models: Path, tmp_path_factory: pytest.TempPathFactory, shim: Shim) -> Iterator[JupyterServer]:
-    """One for all kills: each leaves it as it was."""
-    server = JupyterServer(
-        tmp_path_factory.mktemp("jupyter"),
-        f"--TFServe.hang_timeout={HANG}",
-        env=shim.environment,
-    )
-    try:
-        server.wait_until_ready()
-        for name in ("affine", "reader", "hungry", "slow"):
-            server.register(models / name / "1", name)
-        yield server
-    finally:
-        server.close()
 
 
 def replaced(jupyter: JupyterServer, pid: int) -> Callable[[], bool]:

@@ -386,9 +386,10 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         section.fill(status)
 
     def changed_place(self) -> None:
-        """The request, or whom it is for, has changed: the calls follow."""
-        if self._shown is not None and self._shown.title == "Calls" and self.status is not None:
-            self._shown.fill(self.status)
+        """The request, or whom it is for, has changed: the calls follow. From any thread."""
+        with self._update():
+            if self._shown is not None and self._shown.title == "Calls" and self.status is not None:
+                self._shown.fill(self.status)
 
     def _section(self, title: str) -> Section:
         if title not in self._sections:

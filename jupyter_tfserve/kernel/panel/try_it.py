@@ -111,6 +111,7 @@ class TryIt(Section):
             self.set_body(self.panel.endpoint.client.example(*wanted)["body"])
         except TFServeError as error:
             if error.status not in (404, 409):
+                self._of = ("", "")  # the next update asks again
                 raise
             self.request.value = ""
             self.answer.value = problem(error.message, error.remedy)

@@ -12,6 +12,7 @@ from ..errors import KernelError
 from .section import NARROW, Section, dim, dot, filling, html, on_user, problem, set_children
 from .style import PREFIX
 from .words import (
+    IDLE,
     active,
     available,
     load_effect,
@@ -146,6 +147,7 @@ def _row(status: ModelStatus, number: int, version: VersionStatus | None, state:
         if state == "available":
             load = version["load_seconds"]
             facts.append(f"loaded in {load:.2g} s" if load is not None else "")
+            facts.append(IDLE if version["idle"] else "")
         facts += [size(version["memory"]), ", ".join(version["devices"])]
         error = problem(version["error_message"], version["error_remedy"])
     answering = available(status)

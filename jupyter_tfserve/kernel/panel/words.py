@@ -13,6 +13,9 @@ from ...api import ModelStatus, Origin, Policy, Share, VersionStatus
 #: States of a version that answers or is about to.
 _ACTIVE = ("START", "LOADING", "AVAILABLE")
 
+#: Of a version that has left memory because nobody asks it.
+IDLE = "idle: the next request loads it again"
+
 _STATES = {
     "START": "waiting",
     "LOADING": "loading",

@@ -114,6 +114,10 @@ class Queue:
         else:
             self._batcher.pool.submit(self._lead)
 
+    def forget_speed(self) -> None:
+        """The next run is not in a frontend's thread, however quick the last ones were."""
+        self._is_quick = False
+
     def _may_run_in_turn(self) -> bool:
         return self._is_quick and not self._window
 

@@ -19,6 +19,7 @@ from typing import Literal
 
 from ..errors import invalid
 from .batch_queue import Queue
+from .idle import OnDemand
 from .servable import DEFAULT_SIGNATURE, Array, Servable, Signature
 from .tasks import Waiter, run_here
 
@@ -123,6 +124,17 @@ class Batcher:
     def signature_def_map(self) -> bytes:
         """That of the servable."""
         return self.servable.signature_def_map
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has left memory until somebody asks."""
+        return isinstance(self.servable, OnDemand) and not self.servable.is_loaded
+
+    def forget_speed(self) -> None:
+        """The next runs take as long as they take: the servable has left memory."""
+        with self._lock:
+            for queue in self._queues.values():
+                queue.forget_speed()
 
     @property
     def waiting(self) -> int:

@@ -443,4 +443,5 @@ def _changed_lately(folder: Path) -> bool:
         newest = max((path.stat().st_ctime for path in folder.rglob("*")), default=0.0)
     except OSError:
         return False
-    return time.time() - newest < _SETTLED_SECONDS
+    # A clock that was set back makes files of the future, which are no newer than others.
+    return abs(time.time() - newest) < _SETTLED_SECONDS

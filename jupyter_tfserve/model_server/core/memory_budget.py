@@ -61,6 +61,8 @@ class MemoryBudget:
         self._loaded = loaded
         self._lock = threading.Lock()
         self._pending: set[Reservation] = set()
+        #: ``make_room(is_enough)``: unload what nobody needs now until it is enough; not always there is any.
+        self.make_room: Callable[[Callable[[], bool]], None] = lambda is_enough: None
         self._corrections: dict[str, float] = {}  # by model: what a load took, to what its files said
 
     @contextlib.contextmanager
@@ -92,17 +94,14 @@ class MemoryBudget:
 
     def _check(self, wanted: Reservation) -> None:
         """With the lock held."""
-        loaded = self._loaded()
-        pending = sum(one.size for one in self._pending)
-        if self._limit:
-            limit, of_what = self._limit, "--memory_budget_mb"
-            left = limit - sum(one.size for one in loaded) - pending
-        else:
-            limit, of_what = memory_limit(), "this machine or container"
-            left = int(limit * (1 - _RESERVE)) - memory_used() - pending
+        self.make_room(lambda: wanted.size <= self._left())
+        left = self._left()
         if wanted.size <= left:
             return
-        others = sorted(loaded, key=lambda one: -one.size)[:5]
+        limit, of_what = (
+            (self._limit, "--memory_budget_mb") if self._limit else (memory_limit(), "this machine or container")
+        )
+        others = sorted((one for one in self._loaded() if one.size), key=lambda one: -one.size)[:5]
         unload = ", ".join(f"{one.model} version {one.number} ({_text(one.size)})" for one in others)
         raise ServingError(
             Code.RESOURCE_EXHAUSTED,
@@ -111,6 +110,13 @@ class MemoryBudget:
             + (f"Unload one of: {unload}; or raise" if unload else "Raise")
             + " --memory_budget_mb (-1: no limit).",
         )
+
+    def _left(self) -> int:
+        """Bytes, with the lock held."""
+        pending = sum(one.size for one in self._pending)
+        if self._limit:
+            return self._limit - sum(one.size for one in self._loaded()) - pending
+        return int(memory_limit() * (1 - _RESERVE)) - memory_used() - pending
 
 
 def estimate(path: Path) -> int:

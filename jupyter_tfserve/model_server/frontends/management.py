@@ -294,7 +294,8 @@ class ManagementApi:
             since=version.since,
             load_seconds=version.load_seconds,
             in_flight=version.in_flight,
-            memory=servable.memory if servable is not None and is_there else None,
+            memory=servable.memory if servable is not None and is_there and not servable.is_idle else None,
+            idle=servable is not None and servable.is_idle,
             devices=self._places.devices_of(servable) if servable is not None and is_there else [],
             origin=self._origin(version),
         )

@@ -44,6 +44,8 @@ class Replica:
 class RemoteVersion:
     """What the manager holds as a version's servable (a `Batcher`, as far as anyone asks for more than a run)."""
 
+    is_idle = False  #: whether it has left its workers' memory they do not tell
+
     def __init__(
         self,
         model: str,

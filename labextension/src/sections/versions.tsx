@@ -133,6 +133,7 @@ function Facts({ is, version }: { is: string; version: VersionStatus | undefined
     made && trans.__('made by %1', made),
     ['available', 'loading', 'failed'].includes(is) && trans.__('since %1', moment(version.since)),
     is === 'available' && load !== null && trans.__('loaded in %1 s', Number(load.toPrecision(2))),
+    is === 'available' && version.idle && trans.__('idle: the next request loads it again'),
     size(version.memory),
     version.devices.join(', ')
   ];

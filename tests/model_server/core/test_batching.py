@@ -255,7 +255,8 @@ def test_different_shapes_never_mix() -> None:
         task.inputs = [task.inputs[0].reshape(1, 1)]
     for task in (flat[0], deep[0], flat[1], deep[1], flat[2]):
         queue.submit(task, turns.append)
-    turns.pop()()
+    while turns:  # one turn, unless the machine is slow
+        turns.pop()()
     assert [task.answer for task in flat] == [[0.0], [2.0], [4.0]]
     assert [task.answer for task in deep] == [[[0.0]], [[2.0]]]
     assert servable.sizes == [3, 2]
