@@ -384,6 +384,28 @@ def encode_rows(outputs: Sequence[Array], signature: Signature) -> bytes:
     return b'{\n    "predictions": ' + _dumps(rows) + b"\n}"
 
 
+def encode_many_rows(array: Array, counts: Sequence[int]) -> list[bytes] | None:
+    """`encode_rows` of the only output for many requests at once: `array` has the rows of all of them, `counts` says
+    how many each of them has. None where that is more than one text, cut.
+    """
+    text = _plain_numbers(array) if array.ndim <= 2 else None
+    if text is None:
+        return None
+    brackets = array.ndim
+    between = b"],[" if brackets == 2 else b","
+    rows = text[brackets:-brackets].split(between)
+    if len(rows) > len(counts):
+        start, cut = 0, rows
+        rows = []
+        for count in counts:
+            end = start + count
+            rows.append(between.join(cut[start:end]))
+            start = end
+    if brackets == 2:
+        return [b'{\n    "predictions": [[%b]]\n}' % row for row in rows]
+    return [b'{\n    "predictions": [%b]\n}' % row for row in rows]
+
+
 def encode_columns(outputs: Sequence[Array], signature: Signature) -> bytes:
     """``{"outputs": ...}``: a value, or an object where there are several outputs."""
     if len(outputs) == 1 and (text := _plain_numbers(outputs[0])) is not None:

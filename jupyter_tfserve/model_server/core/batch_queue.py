@@ -252,15 +252,7 @@ class Queue:
             log.exception("A run of %s failed", self._batcher.model)
             tasks.fail(batch, ServingError(Code.INTERNAL, "The run failed"))
             return
-        outputs = [found]
-        if len(batch) > 1:
-            outputs = []
-            start = 0
-            for task in batch:
-                end = start + task.rows
-                outputs.append([array[start:end] for array in found])
-                start = end
-        tasks.finish(batch, outputs)
+        tasks.finish(batch, [found] if len(batch) == 1 else tasks.Shares(found, batch))
 
     def _execute(self, batch: list[Task], began: float) -> list[Array]:
         """One run of the servable: the outputs of all rows, padding cut off."""

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -63,6 +64,37 @@ class Task:
     def is_cancelled(self) -> bool:
         """Whether nobody waits for the outcome any more; asked before a run."""
         return False
+
+
+class Shares(Sequence[list[Array]]):
+    """The outputs of a run of several tasks: for each of them its own rows. `whole` is for who can answer all of them
+    with less than as many pieces cost, and they are only cut when somebody asks for one.
+    """
+
+    __slots__ = ("_own", "_tasks", "whole")
+
+    def __init__(self, whole: list[Array], tasks: Sequence[Task]) -> None:
+        self.whole = whole
+        self._tasks = tasks
+        self._own: list[list[Array]] = []
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._cut()[place]
+
+    def __iter__(self) -> Iterator[list[Array]]:
+        return iter(self._cut())
+
+    def _cut(self) -> list[list[Array]]:
+        if not self._own:
+            start = 0
+            for task in self._tasks:
+                end = start + task.rows
+                self._own.append([array[start:end] for array in self.whole])
+                start = end
+        return self._own
 
 
 def finish(tasks: Sequence[Task], outputs: Sequence[list[Array]]) -> None:

@@ -24,7 +24,7 @@ from ..core.manager import Version
 from ..core.pools import ModelPools
 from ..core.servable import Array
 from ..core.server_core import ServerCore
-from ..core.tasks import Task, Turn, run_here
+from ..core.tasks import Shares, Task, Turn, run_here
 from ..errors import Code, ServingError, invalid
 from ..request_log import RequestLogs
 from .http import Exchange, Response
@@ -208,6 +208,16 @@ class _Prediction(Task):
                 pass  # so many wait that it is better done at once
         _answer(shared, tasks, outputs)
 
+    @classmethod
+    def encode_many(cls, tasks: Sequence[Any], outputs: Sequence[list[Array]]) -> Sequence[Response | bytes] | None:
+        """`encode` for all of a run, where that costs less than one by one; else None."""
+        if type(outputs) is not Shares or len(outputs.whole) != 1:
+            return None
+        for task in tasks:
+            if not task.row_format:
+                return None
+        return json_tensor.encode_many_rows(outputs.whole[0], [task.rows for task in tasks])
+
     def log(self, queue: Queue, outputs: list[Array]) -> None:
         """Offer it to the model's log."""
         assert self.version is not None
@@ -233,6 +243,8 @@ class _Prediction(Task):
 
 
 def _is_large(outputs: Sequence[list[Array]]) -> bool:
+    if type(outputs) is Shares and all(array.size <= _LARGE_REPLY for array in outputs.whole):
+        return False
     for own in outputs:
         for array in own:
             if array.size > _LARGE_REPLY:
@@ -248,9 +260,10 @@ def _answer(shared: Predictions, tasks: Sequence[_Prediction], outputs: Sequence
     is_logged = target.model in shared.core.logged
     replies: list[tuple[Exchange, Response | bytes]] = []
     starts: list[float] = []
+    together = first.encode_many(tasks, outputs)
     for place, task in enumerate(tasks):
         try:
-            reply = task.encode(queue, outputs[place])
+            reply = together[place] if together is not None else task.encode(queue, outputs[place])
         except ServingError as error:
             task.failed(error)
             continue
@@ -288,6 +301,10 @@ class _BinaryPrediction(_Prediction):
         queue = inference.queue(servable, name, content.output_filter, Code.INVALID_ARGUMENT)
         self.inputs = predict_message.inputs(content, queue.signature)
         return queue
+
+    @classmethod
+    def encode_many(cls, tasks: Sequence[Any], outputs: Sequence[list[Array]]) -> Sequence[Response | bytes] | None:
+        return None
 
     def encode(self, queue: Queue, outputs: list[Array]) -> Response | bytes:
         assert self.version is not None

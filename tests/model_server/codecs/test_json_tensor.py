@@ -290,6 +290,26 @@ def test_several_outputs() -> None:
     assert columns(arrays, n="int64", s_bytes="string") == {"n": [1, 2], "s_bytes": [{"b64": "YQ=="}, {"b64": "/w=="}]}
 
 
+@pytest.mark.parametrize("counts", [[1] * 6, [6], [2, 3, 1]])
+@pytest.mark.parametrize("row", [(), (3,), (1,), (0,)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "uint8", "bool"])
+def test_replies_written_together_are_those_written_alone(dtype: str, row: tuple[int, ...], counts: list[int]) -> None:
+    array = np.random.default_rng(1).normal(0, 1e3, (6, *row)).astype(dtype)
+    ends = np.cumsum(counts)
+    alone = [
+        json_tensor.encode_rows([array[end - count : end]], signature({}, {"y": "float"}))
+        for end, count in zip(ends, counts, strict=True)
+    ]
+    assert json_tensor.encode_many_rows(array, counts) == alone
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([1.0, np.nan]), np.zeros((2, 2, 2)), np.array([b"a", b"b"], object), np.ones(2, np.float16)]
+)
+def test_what_takes_more_than_numbers_is_not_written_together(array: Any) -> None:
+    assert json_tensor.encode_many_rows(array, [1, 1]) is None
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
