@@ -13,6 +13,7 @@ from browsing import (
     SIDEBAR,
     Lab,
     Watched,
+    check_accessibility,
     choose,
     command,
     in_section,
@@ -20,6 +21,7 @@ from browsing import (
     keep,
     load,
     open_alone,
+    open_notebook,
     run_all,
 )
 from helpers import publish, wait_for
@@ -121,6 +123,31 @@ def test_versions_are_unloaded_and_loaded_and_a_failed_one_is_read(
     client.close()
 
 
+def test_a_savedmodel_is_served_from_the_file_browser(lab: Lab, watched: Watched, models: Path) -> None:
+    shutil.copytree(models / "affine" / "2", lab.files / "exported")
+    (lab.files / "plain").mkdir()
+    page = watched.page
+    open_alone(page, lab)
+    entry = page.get_by_role("menuitem", name="Serve this SavedModel")
+    page.locator(".jp-DirListing-item", has_text="plain").click(button="right")
+    expect(page.get_by_role("menuitem", name="Rename")).to_be_visible()
+    expect(entry).to_have_count(0)
+    page.keyboard.press("Escape")
+    page.locator(".jp-DirListing-item", has_text="exported").click(button="right")
+    entry.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_label("Name")).to_have_value("exported")
+    dialog.get_by_label("Version").fill("5")
+    dialog.get_by_label("Label").fill("stable")
+    dialog.get_by_role("button", name="Serve").click()
+    sidebar = page.locator(SIDEBAR)
+    expect(sidebar.get_by_role("heading", name="exported")).to_be_visible()
+    expect(sidebar.get_by_role("button", name="exported: serving version 5")).to_be_visible()
+    client = lab.client()
+    assert client.predict("exported", {"instances": [1.0]}, label="stable") == {"predictions": [3.0]}
+    client.close()
+
+
 def test_commands_running_panel_and_status_bar(start_lab: Any, watched: Watched, models: Path) -> None:
     """Under a base URL; the model server stops and starts."""
     lab = start_lab(base_url="/user/ann/")
@@ -162,3 +189,14 @@ def test_commands_running_panel_and_status_bar(start_lab: Any, watched: Watched,
     wait_for("the workspace to be kept", lambda: "other" in lab.call("GET", "/lab/api/workspaces").body.decode())
     page.reload()
     expect(sidebar.get_by_role("heading", name="other")).to_be_visible(timeout=60_000)
+
+
+def test_notebook_7(lab: Lab, watched: Watched, models: Path) -> None:
+    lab.serve(models / "affine" / "1", "seventh", 1, 2)
+    page = watched.page
+    open_notebook(page, lab, lab.write_notebook("seventh.ipynb", "1"))
+    sidebar = in_sidebar(page)
+    choose(sidebar, "seventh", "serving version 2")
+    in_section(sidebar, "Versions").get_by_label("Version 2").get_by_role("button", name="Unload").click()
+    expect(sidebar.get_by_role("button", name="seventh: serving version 1")).to_be_visible()
+    check_accessibility(page, SIDEBAR, "Notebook 7")
