@@ -63,7 +63,12 @@ class RemoteVersion:
         self.signatures: dict[str, Signature] = messages.signatures(loaded)
         self.signature_def_map = messages.signature_def_map(loaded)
         self.dependent = loaded["dependent"]
-        self.memory = loaded["memory"]  #: bytes that one replica takes
+        self._memory_of_one = loaded["memory"]
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that all replicas together take."""
+        return None if self._memory_of_one is None else self._memory_of_one * len(self.replicas)
 
     @property
     def devices(self) -> list[str]:
