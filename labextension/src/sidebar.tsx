@@ -21,6 +21,7 @@ export class Sidebar extends ReactWidget {
     this.addClass('jp-jupyter-tfserve-sidebar');
     this.title.icon = icon;
     this.title.caption = app.trans.__('TensorFlow Serving');
+    this.node.tabIndex = -1;
     this.node.setAttribute('role', 'region');
     this.node.setAttribute('aria-label', app.trans.__('TensorFlow Serving'));
     this._app = { ...app, changed: this._changed };
@@ -67,7 +68,8 @@ export class Sidebar extends ReactWidget {
 
   protected onActivateRequest(message: Message): void {
     super.onActivateRequest(message);
-    this.node.querySelector<HTMLElement>('button')?.focus();
+    // What it shows may still have to come: from the sidebar itself the next Tab leads there.
+    (this.node.querySelector<HTMLElement>('button') ?? this.node).focus();
   }
 
   private _follow(): void {
