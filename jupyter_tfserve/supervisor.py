@@ -23,6 +23,9 @@ from .interpreters import LAST_USED, StartError, choose
 from .process import ModelServerProcess, log_tail
 from .store import Store, StoreError, write_atomically
 
+#: Of the log, lines that tell of a crash: its stack, which may be deep, and the line above that says what it was.
+_CRASH_LINES = 120
+
 #: A Unix socket's path must fit in 108 bytes.
 _SOCKET_PATH_LIMIT = 100
 
@@ -238,7 +241,7 @@ class Supervisor:
             reason = process.how_it_ended() if process is not None else "did not start"
             out_of_memory = _out_of_memory() if process is not None and process.was_out_of_memory else ""
             if ready:
-                self._last_exit = LastExit(reason=reason, time=time.time(), log_tail=self.log_tail(40))
+                self._last_exit = LastExit(reason=reason, time=time.time(), log_tail=self.log_tail(_CRASH_LINES))
             if out_of_memory:
                 self._warnings[out_of_memory] = None
             failures += 1
@@ -266,7 +269,7 @@ class Supervisor:
         if failures > 1:
             message = f"The model server ended {failures} times in a row; the last time it {reason}."
             remedy = remedy or "Stop serving what makes it end (its log may say), then `%tfserve start`."
-        remedy = "\n".join(filter(None, [remedy, f"The end of its log:\n{self.log_tail(40)}"]))
+        remedy = "\n".join(filter(None, [remedy, f"The end of its log:\n{self.log_tail(_CRASH_LINES)}"]))
         with self._changed:
             self._error = (self._error[0] or message, self._error[1] or remedy)
             self._wanted = False

@@ -26,7 +26,11 @@ class Tunnelled:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert self.process.stdout is not None
-        self.said = self.process.stdout.readline()
+        self.said = ""
+        for line in self.process.stdout:  # gRPC of this process may have a word first, because of the fork
+            self.said += line
+            if f"gRPC on 127.0.0.1:{self.port}" in line:
+                break
 
     def channel(self) -> grpc.Channel:
         return grpc.insecure_channel(f"127.0.0.1:{self.port}", options=[("grpc.max_receive_message_length", -1)])

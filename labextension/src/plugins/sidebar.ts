@@ -33,6 +33,8 @@ export const sidebar: JupyterFrontEndPlugin<void> = {
           view.model = args.model;
         }
         app.shell.activateById(widget.id);
+        // A palette that closes gives the focus back to the main area.
+        requestAnimationFrame(() => widget.activate());
       }
     });
     palette?.addItem({ command: Commands.show, category: trans.__('TensorFlow Serving') });
