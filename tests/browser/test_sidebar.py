@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from browsing import (
+    DIGITS,
     SIDEBAR,
     Lab,
     Watched,
+    busy_seconds,
     check_accessibility,
     choose,
     command,
@@ -22,12 +24,16 @@ from browsing import (
     load,
     open_alone,
     open_notebook,
+    picture,
     run_all,
+    switch_theme,
 )
 from helpers import publish, wait_for
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from jupyter_tfserve.client import Client
+
+SECTIONS = ("Versions", "Labels", "Batching", "Device", "Try it", "Calls", "Shares", "Log")
 
 #: Pictures that docs/panel.md shows.
 IN_DOCS = {f"sidebar-{title}-{theme}" for title in ("versions", "batching", "try-it") for theme in ("light", "dark")}
@@ -121,6 +127,60 @@ def test_versions_are_unloaded_and_loaded_and_a_failed_one_is_read(
     third.get_by_role("button", name="Load again").click()
     expect(sidebar.get_by_role("button", name="mended: serving version 3")).to_be_visible()
     client.close()
+
+
+def focused(page: Page) -> str:
+    """What has the focus, as a screen reader would name it, more or less."""
+    words: str = page.evaluate(
+        """() => {
+          const it = document.activeElement;
+          return it.ariaLabel || it.labels?.[0]?.querySelector('span')?.textContent || it.textContent;
+        }"""
+    )
+    return words
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Press Tab until something of this name has the focus."""
+    for _ in range(60):
+        if focused(page).startswith(name):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"no {name!r} by Tab; the focus is at {focused(page)!r}")
+
+
+def test_every_section_is_accessible_and_looks_well(start_lab: Any, watched: Watched) -> None:
+    lab = start_lab()
+    page = watched.page
+    open_alone(page, lab, lab.write_notebook("Digits.ipynb", DIGITS))
+    sidebar = in_sidebar(page)
+    run_all(page)
+    choose(sidebar, "digits", "serving version 3")
+    with load(lab, "digits", {"instances": [[[0.5] * 8] * 8] * 3}, callers=6):
+        wait_for("sparklines with something in them", lambda: busy_seconds(lab, "digits") >= 10)
+        picture(page, "sidebar-jupyterlab")
+        in_section(sidebar, "Versions", False)
+        for title in SECTIONS:
+            section = in_section(sidebar, title)
+            if title == "Try it":
+                section.get_by_role("button", name="Send").click()
+                expect(section).to_contain_text("Answer in")
+            if title == "Device":
+                expect(section).to_contain_text("free of")
+            if title == "Shares":
+                section.get_by_role("button", name="Share", exact=True).click()
+                expect(section).to_contain_text("not used yet")
+            if title == "Log":
+                expect(section).to_contain_text("is available")
+            if title == "Labels":
+                section.get_by_label("Label", exact=True).fill("stable")
+                expect(section).to_contain_text("stable: 2 → 3")
+            for theme in ("Light", "Dark"):
+                switch_theme(page, theme)
+                check_accessibility(page, SIDEBAR, f"{title} in {theme}")
+                name = f"sidebar-{title.lower().replace(' ', '-')}-{theme.lower()}"
+                keep(sidebar, name, name in IN_DOCS)
+            in_section(sidebar, title, False)
 
 
 def test_a_savedmodel_is_served_from_the_file_browser(lab: Lab, watched: Watched, models: Path) -> None:
