@@ -149,6 +149,54 @@ def tab_to(page: Page, name: str) -> None:
     raise AssertionError(f"no {name!r} by Tab; the focus is at {focused(page)!r}")
 
 
+def test_keys_alone_reach_it_and_move_a_label(lab: Lab, watched: Watched, models: Path) -> None:
+    lab.serve(models / "affine" / "1", "keyed", 1, 2)
+    client = lab.client()
+    page, keys = watched.page, watched.page.keyboard
+    open_alone(page, lab)
+    palette = page.locator(".lm-CommandPalette-input").last
+
+    def asked() -> bool:
+        """JupyterLab's keys work some time after it is restored, and what it opens last takes the focus."""
+        keys.press("Escape")
+        keys.press("Control+Shift+C")
+        page.wait_for_timeout(500)
+        keys.type("Show TensorFlow Serving")
+        page.wait_for_timeout(500)
+        return palette.is_visible() and palette.input_value() == "Show TensorFlow Serving"
+
+    wait_for("the palette", asked)
+    expect(page.locator(".lm-CommandPalette-item.lm-mod-active")).to_contain_text("Show TensorFlow Serving")
+    keys.press("Enter")
+    sidebar = page.locator(SIDEBAR)
+    expect(sidebar.get_by_role("button", name="keyed: serving version 2")).to_be_visible()
+    sidebar_has_focus = f"document.querySelector('{SIDEBAR}').contains(document.activeElement)"
+    page.wait_for_function(sidebar_has_focus)
+    tab_to(page, "keyed: ")
+    keys.press("Enter")
+    tab_to(page, "Labels")
+    keys.press("Enter")
+    tab_to(page, "Label")
+    keys.press("Tab")
+    keys.type("prod")
+    field = sidebar.get_by_label("Label", exact=True)
+    expect(field).to_be_focused()
+    with load(lab, "keyed", {"instances": [1.0]}, callers=1):
+        client.set_labels("keyed", {"canary": 1})  # another changes what is shown
+        expect(in_section(sidebar, "Labels")).to_contain_text("canary → 1")
+        expect(sidebar.get_by_role("img", name=re.compile("Requests.s: [1-9]"))).to_be_visible()
+        expect(field).to_be_focused()
+        keys.type("uction")
+    expect(field).to_have_value("production")
+    keys.press("Tab")
+    keys.type("1")
+    expect(in_section(sidebar, "Labels")).to_contain_text("production → 1; requests to /labels/production are answered")
+    keys.press("Tab")
+    keys.press("Enter")
+    wait_for("the label", lambda: label_of(client, "keyed", "production") == 1)
+    client.close()
+
+
 def test_every_section_is_accessible_and_looks_well(start_lab: Any, watched: Watched) -> None:
     lab = start_lab()
     page = watched.page
