@@ -150,14 +150,16 @@ def test_outputs_are_kept_as_a_front_end_keeps_them(plain_server: driver.Jupyter
         plain_server,
         write(
             plain_server,
-            "import os, sys\nprint('a')\nprint('b')\nprint('c', file=sys.stderr)\nos.path.basename(os.getcwd())",
+            "import os\nprint('a')\nprint('b')\nos.path.basename(os.getcwd())",
+            "import sys\nprint('c', file=sys.stderr)",
             "shown = display('one', display_id=True)\nshown.update('two')",
             "from IPython.display import clear_output\nprint('gone')\nclear_output(wait=True)\nprint('stays')",
         ),
     )
-    streams, updated, cleared = (cell.outputs for cell in document.cells)
-    assert {output.name: output.text for output in streams[:-1]} == {"stdout": "a\nb\n", "stderr": "c\n"}
-    assert streams[-1].data["text/plain"] == repr(plain_server.root.name)
+    (printed, value), errors, updated, cleared = (cell.outputs for cell in document.cells)
+    assert (printed.name, printed.text) == ("stdout", "a\nb\n")
+    assert value.data["text/plain"] == repr(plain_server.root.name)
+    assert [(output.name, output.text) for output in errors] == [("stderr", "c\n")]
     assert [output.data["text/plain"] for output in updated] == ["'two'"]
     assert [output.text for output in cleared] == ["stays\n"]
     assert nbformat.read(plain_server.root / "some.ipynb", as_version=4) == document
