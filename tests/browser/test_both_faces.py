@@ -131,6 +131,28 @@ def test_they_agree_while_three_sides_change_what_is_served(lab: Lab, watched: W
 
 
 @contextlib.contextmanager
+def labels_moving(lab: JupyterServer, names: list[str]) -> Iterator[None]:
+    """A label of each of these models moves every second."""
+    ended = threading.Event()
+
+    def move() -> None:
+        with contextlib.closing(lab.client()) as client:
+            for turn in itertools.count():
+                for name in names:
+                    client.set_labels(name, {"canary": 1 + turn % VERSIONS})
+                if ended.wait(1.0):
+                    return
+
+    thread = threading.Thread(target=move)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
 def traffic(lab: JupyterServer, names: list[str]) -> Iterator[list[int]]:
     """Requests to all models in turn at RATE, over two connections; the list holds how many were answered."""
     answered = [0]
@@ -196,7 +218,7 @@ def test_many_models_under_load_cost_little(start_lab: Any, watched: Watched, mo
     page = beside_each_other(watched, lab, names[7])
     seconds = 10
 
-    with traffic(lab, names) as answered:
+    with traffic(lab, names) as answered, labels_moving(lab, names[5:10]):
         wait_for("the load", lambda: answered[0] > RATE)
         hidden = measured(page, 5)
         sidebar = in_sidebar(page)

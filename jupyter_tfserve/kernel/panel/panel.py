@@ -30,7 +30,7 @@ from .following import Following
 from .labels import Labels
 from .log import Log
 from .numbers import LENGTH, numbers
-from .section import Section, dot, filling, html, on_user, problem, set_children, set_options
+from .section import Section, close_whole, dot, filling, html, on_user, problem, set_children, set_options
 from .shares import Shares
 from .style import CSS, PREFIX
 from .try_it import TryIt
@@ -245,6 +245,11 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         for section in self._sections.values():
             section.hide()
         self._pool.shutdown(wait=False)
+        for owner in (self, *self._sections.values()):
+            for part in vars(owner).values():
+                if isinstance(part, widgets.DOMWidget) and part is not self:
+                    close_whole(part)
+        self.layout.close()
         super().close()
 
     @property

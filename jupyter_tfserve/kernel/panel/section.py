@@ -66,6 +66,16 @@ def set_children(box: Any, children: Sequence[Any]) -> None:
         box.children = tuple(children)
 
 
+def close_whole(widget: Any) -> None:
+    """Close a widget with all that was made for it: what is not closed is kept, in the kernel and in the page."""
+    for part in [*getattr(widget, "children", ()), getattr(widget, "style", None), widget.layout]:
+        if isinstance(part, widgets.DOMWidget):
+            close_whole(part)
+        elif isinstance(part, widgets.Widget):
+            part.close()
+    widget.close()
+
+
 def html(value: str = "", *classes: str, **more: Any) -> Any:
     """A piece of HTML."""
     made = widgets.HTML(value, **more)

@@ -10,7 +10,7 @@ import ipywidgets as widgets
 
 from ...api import ModelStatus, Share
 from ..errors import KernelError
-from .section import NARROW, Section, dim, html, on_user, set_children
+from .section import NARROW, Section, close_whole, dim, html, on_user, set_children
 from .style import PREFIX
 from .words import moment, share_what, share_who
 
@@ -88,11 +88,13 @@ class Shares(Section):
         shares = [s for s in self.panel.endpoint.client.shares()["shares"] if self._model in s["models"]]
         shares.sort(key=lambda share: share["created"])
         for share in shares:
-            self._rows.setdefault(share["id"], _Row(self, share)).fill(share)
+            if share["id"] not in self._rows:
+                self._rows[share["id"]] = _Row(self, share)
+            self._rows[share["id"]].fill(share)
         kept = [share["id"] for share in shares]
         set_children(self._list, [self._rows[share_id].box for share_id in kept])
         for share_id in self._rows.keys() - set(kept):
-            self._rows.pop(share_id).box.close()
+            close_whole(self._rows.pop(share_id).box)
         self._none.value = "" if shares else dim(f"{self._model} is shared with nobody.")
 
     def _show_field(self) -> None:

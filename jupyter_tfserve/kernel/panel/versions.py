@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -9,7 +10,7 @@ import ipywidgets as widgets
 
 from ...api import ModelStatus, Policy, VersionStatus
 from ..errors import KernelError
-from .section import NARROW, Section, dim, dot, filling, html, on_user, problem, set_children
+from .section import NARROW, Section, close_whole, dim, dot, filling, html, on_user, problem, set_children
 from .style import PREFIX
 from .words import (
     IDLE,
@@ -28,29 +29,36 @@ _ROWS = 12
 
 
 class _Row:
-    """One version."""
+    """One version: its text, and a button that does what its state allows."""
 
     def __init__(self, section: Versions, number: int) -> None:
-        panel = section.panel
-        self.text = html()
-        self.load = section.button("Load", lambda: panel.load(number), f"Load version {number}")
-        self.unload = section.button("Unload", lambda: panel.unload(number), f"Unload version {number}")
-        self.again = section.button("Load again", panel.try_again, f"Load version {number} again")
-        self.box = widgets.HBox([self.text])
+        self._panel = section.panel
+        self._number = number
+        self._text = html()
+        self._act: Callable[[], None] = self._load
+        self._button = section.button("Load", lambda: self._act())
+        self.box = widgets.HBox([self._text, self._button])
         self.box.add_class(PREFIX + "row")
 
-    def fill(self, status: ModelStatus, number: int, version: VersionStatus | None) -> None:
+    def fill(self, status: ModelStatus, version: VersionStatus | None) -> None:
         state = "not loaded" if version is None else version_state(version)
-        self.text.value = _row(status, number, version, state)
+        self._text.value = _row(status, self._number, version, state)
         if state in ("available", "loading", "waiting"):
-            self.unload.disabled = active(status) == [number]
-            button = self.unload
+            words, self._act, may = "Unload", self._unload, active(status) != [self._number]
         elif state == "failed":
-            button = self.again
+            words, self._act, may = "Load again", self._panel.try_again, True
         else:
-            self.load.disabled = state == "unloading"
-            button = self.load
-        set_children(self.box, [self.text, button])
+            words, self._act, may = "Load", self._load, state != "unloading"
+        again = " again" if words == "Load again" else ""
+        self._button.description = words
+        self._button.tooltip = f"{words.split()[0]} version {self._number}{again}"
+        self._button.disabled = not may
+
+    def _load(self) -> None:
+        self._panel.load(self._number)
+
+    def _unload(self) -> None:
+        self._panel.unload(self._number)
 
 
 class Versions(Section):
@@ -98,12 +106,14 @@ class Versions(Section):
         ]
         shown = shown[: 2 * _ROWS]
         for number in shown:
-            self._rows.setdefault(number, _Row(self, number)).fill(status, number, known.get(number))
+            if number not in self._rows:
+                self._rows[number] = _Row(self, number)
+            self._rows[number].fill(status, known.get(number))
         if tuple(shown) != self._shown:
             self._shown = tuple(shown)
             set_children(self._list, [self._rows[number].box for number in shown])
             for number in self._rows.keys() - set(shown):
-                self._rows.pop(number).box.close()
+                close_whole(self._rows.pop(number).box)
         left = len(numbers) - len(shown)
         self._more.value = dim(f"and {left} more, not loaded: \u201conly these\u201d loads them." if left else "")
         self._stop.tooltip = f"{status['name']} is not served any more; its files stay"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import traitlets
 from helpers import publish, wait_for
+from ipywidgets.widgets.widget import _instances
 from jupyter_process import JupyterServer
 from panels import button, field, in_sight, serve, text
 
@@ -84,6 +85,37 @@ def test_versions_are_loaded_and_unloaded(show: Show, jupyter: JupyterServer, mo
     field(panel, "Serve").click()
     wait_for("it to be served again", lambda: panel.version is not None)
     panel.stop_serving()
+
+
+def test_an_update_makes_no_widgets_and_closing_leaves_none(
+    show: Show, jupyter: JupyterServer, models: Path, client: Client
+) -> None:
+    """A widget costs milliseconds here and in the page, and is kept until it is closed."""
+    name = serve(jupyter, models, "steady")
+    before = set(_instances)
+    panel = show(name)
+    for section in ("Shares", "Labels", "Batching", "Device", "Try it", "Calls", "Log", "Versions"):
+        panel.section = section
+    shares = [client.share({"models": [name], "kind": "key"})["share"]["id"] for _ in range(2)]
+    panel.section = "Shares"
+    wait_for("the shares", lambda: text(panel).count("not used yet") == 2)
+    panel.section = "Versions"
+    kept = set(_instances)
+    for turn in range(3):
+        client.set_labels(name, {"stable": 1 + turn})
+        wait_for("the label", lambda turn=turn: panel.status["labels"] == {"stable": 1 + turn})  # type: ignore[index,misc]
+    with panel._lock:  # it is shown, too
+        assert set(_instances) == kept
+    panel.section = "Shares"
+    for share in shares:
+        client.unshare(share)
+    panel.refresh()
+    wait_for("the shares to be gone", lambda: "shared with nobody" in text(panel))
+    assert len(set(_instances) - before) < len(kept - before)
+    panel.close()
+    wait_for("the panel's threads to end", lambda: not panel.following)
+    assert set(_instances) <= before
+    client.unregister(name)
 
 
 def test_the_policy_is_set(show: Show, jupyter: JupyterServer, models: Path) -> None:
