@@ -164,7 +164,7 @@ class Store:
         """
         base = self.model(name)
         base.mkdir(mode=0o700, exist_ok=True)
-        _sync(staged)
+        _sync_tree(staged)
         while True:
             number = self.next_version(name) if version is None else version
             target = base / str(number)
@@ -172,7 +172,6 @@ class Store:
                 if number in versions_in(base):
                     raise FileExistsError(errno.EEXIST, "version exists")
                 os.rename(staged, target)  # onto a folder that is not empty: ENOTEMPTY, so nothing is ever overwritten
-                return number, target
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
@@ -182,6 +181,10 @@ class Store:
                         f"Version {version} of {name!r} exists already.",
                         f"Leave --version out, or take one above {newest}.",
                     ) from None
+            else:
+                for folder in (base, self.root):  # the version's name, and the model's where it is new
+                    _sync(folder)
+                return number, target
 
     def remove(self, name: str) -> None:
         """Delete a model's folder: out of sight at once by a rename, then from the disk."""
@@ -271,18 +274,30 @@ def write_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+        _sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(beside)
         raise
 
 
-def _sync(folder: Path) -> None:
+def _sync_tree(folder: Path) -> None:
     """Bring a staged version to the disk before its name appears, so that a power cut cannot publish half of it."""
     for parent, _, files in os.walk(folder):
         for name in files:
-            fd = os.open(os.path.join(parent, name), os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            _sync(os.path.join(parent, name))
+        _sync(parent)
+
+
+def _sync(path: Path | str) -> None:
+    """Bring a file's content, or the names in a folder, to the disk. File systems that cannot do it for a folder (some
+    network mounts) say EINVAL, and have nothing better.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(fd)

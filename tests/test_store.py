@@ -315,6 +315,30 @@ def test_a_failed_write_leaves_the_old_text(store: Store, monkeypatch: pytest.Mo
     assert [entry.name for entry in store.root.iterdir() if entry.name.startswith(".models.config")] == []
 
 
+def test_what_is_named_is_on_the_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this order, whenever the power is cut: the files, the folders that name them, and only then the version."""
+    synced: list[tuple[Path, bool]] = []
+    base = store.model("cut")
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append((Path(os.readlink(f"/proc/self/fd/{fd}")), (base / "3").exists()))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with store.stage("cut") as staged:
+        (staged / "variables").mkdir()
+        (staged / "variables" / "variables.index").write_text("w")
+        store.publish(staged, "cut", 3)
+    file, folder = staged / "variables" / "variables.index", staged / "variables"
+    before = [path for path, published in synced if not published]
+    assert {file, folder, staged} <= set(before) and before.index(file) < before.index(folder)
+    assert [path for path, published in synced if published] == [base, store.root]
+    synced.clear()
+    write_atomically(store.config, "model_config_list {}")
+    assert [path for path, _ in synced][-1] == store.root and len(synced) == 2
+
+
 def test_a_folder_that_cannot_be_made_names_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be made") as refused:
