@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from jupyter_process import JupyterServer
 from playwright.sync_api import ConsoleMessage, Locator, Page, expect
 
 ARTEFACTS = ROOT / "build" / "browser"
+
+#: What the panel and the sidebar show of a model.
+SECTIONS = ("Versions", "Labels", "Batching", "Device", "Try it", "Calls", "Shares", "Log")
 
 #: The sidebar, once it is there.
 SIDEBAR = "#jupyter-tfserve-sidebar"
@@ -182,11 +185,6 @@ def open_alone(page: Page, lab: Lab, path: str = "") -> None:
     expect(page.locator("#jupyterlab-splash")).to_have_count(0)
 
 
-def in_theme(theme: str) -> dict[str, Any]:
-    """Settings of a server whose pages come up "Light" or "Dark"."""
-    return {"@jupyterlab/apputils-extension/themes": {"theme": f"JupyterLab {theme}"}}
-
-
 def switch_theme(page: Page, theme: str) -> None:
     """Show the page "Light" or "Dark" from now on."""
     page.evaluate(
@@ -262,12 +260,46 @@ def check_accessibility(page: Page, selector: str, where: str) -> None:
 
 def keep(shown: Locator, name: str, in_docs: bool) -> None:
     """A picture of what is shown, for the artefacts, and for the docs where they are asked for."""
-    made = picture(shown.page, name)
+    ARTEFACTS.mkdir(parents=True, exist_ok=True)
+    made = ARTEFACTS / f"{name}.png"
     shown.screenshot(path=made, animations="disabled")
     folder = os.environ.get("SCREENSHOTS")
     if folder and in_docs:
         Path(folder).mkdir(parents=True, exist_ok=True)
         shutil.copy(made, folder)
+
+
+def look_at_each_section(
+    page: Page,
+    selector: str,
+    name: str,
+    in_docs: Collection[str],
+    enter: Callable[[str], Locator],
+    leave: Callable[[str], object] = lambda title: None,
+) -> None:
+    """Each section of the model "digits" in both themes, with something in it: read by axe, and a picture of it."""
+    for theme in ("Light", "Dark"):  # a change of theme takes a second or two
+        switch_theme(page, theme)
+        for title in SECTIONS:
+            section = enter(title)
+            if title == "Try it":
+                section.get_by_role("button", name="Send").click()
+                expect(section).to_contain_text("Answer in")
+            if title == "Device":
+                expect(section).to_contain_text("free of")
+            if title == "Shares":
+                if theme == "Light":
+                    section.get_by_role("button", name="Share", exact=True).click()
+                expect(section).to_contain_text("not used yet")
+            if title == "Log":
+                expect(section).to_contain_text("is available")
+            if title == "Labels":
+                section.get_by_label("Label", exact=True).fill("stable")
+                expect(section).to_contain_text("stable: 2 → 3")
+            check_accessibility(page, selector, f"{title} in {theme}")
+            kept = f"{name}-{title.lower().replace(' ', '-')}-{theme.lower()}"
+            keep(page.locator(selector), kept, kept in in_docs)
+            leave(title)
 
 
 def busy_seconds(lab: Lab, model: str) -> int:

@@ -22,18 +22,16 @@ from browsing import (
     in_sidebar,
     keep,
     load,
+    look_at_each_section,
     open_alone,
     open_notebook,
     picture,
     run_all,
-    switch_theme,
 )
 from helpers import publish, wait_for
 from playwright.sync_api import Page, expect
 
 from jupyter_tfserve.client import Client
-
-SECTIONS = ("Versions", "Labels", "Batching", "Device", "Try it", "Calls", "Shares", "Log")
 
 #: Pictures that docs/panel.md shows.
 IN_DOCS = {f"sidebar-{title}-{theme}" for title in ("versions", "batching", "try-it") for theme in ("light", "dark")}
@@ -208,27 +206,14 @@ def test_every_section_is_accessible_and_looks_well(start_lab: Any, watched: Wat
         wait_for("sparklines with something in them", lambda: busy_seconds(lab, "digits") >= 10)
         picture(page, "sidebar-jupyterlab")
         in_section(sidebar, "Versions", False)
-        for title in SECTIONS:
-            section = in_section(sidebar, title)
-            if title == "Try it":
-                section.get_by_role("button", name="Send").click()
-                expect(section).to_contain_text("Answer in")
-            if title == "Device":
-                expect(section).to_contain_text("free of")
-            if title == "Shares":
-                section.get_by_role("button", name="Share", exact=True).click()
-                expect(section).to_contain_text("not used yet")
-            if title == "Log":
-                expect(section).to_contain_text("is available")
-            if title == "Labels":
-                section.get_by_label("Label", exact=True).fill("stable")
-                expect(section).to_contain_text("stable: 2 → 3")
-            for theme in ("Light", "Dark"):
-                switch_theme(page, theme)
-                check_accessibility(page, SIDEBAR, f"{title} in {theme}")
-                name = f"sidebar-{title.lower().replace(' ', '-')}-{theme.lower()}"
-                keep(sidebar, name, name in IN_DOCS)
-            in_section(sidebar, title, False)
+        look_at_each_section(
+            page,
+            SIDEBAR,
+            "sidebar",
+            IN_DOCS,
+            enter=lambda title: in_section(sidebar, title),
+            leave=lambda title: in_section(sidebar, title, False),
+        )
 
 
 def test_a_savedmodel_is_served_from_the_file_browser(lab: Lab, watched: Watched, models: Path) -> None:
