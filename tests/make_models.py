@@ -272,6 +272,16 @@ def slow(folder: Path) -> None:
     )
 
 
+def limited(folder: Path) -> None:
+    """y = x + 1 where all x are below 100, else an error: of all that are in the run."""
+
+    def run(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(x < 100.0), ["x is too large"])]):
+            return {"y": x + 1.0}
+
+    save(folder, {"serving_default": (run, [spec(None, tf.float32, "x")])})
+
+
 def hungry(folder: Path) -> None:
     """y = x after taking x MiB of memory for a moment."""
 
@@ -380,6 +390,7 @@ def main(root: Path) -> None:
     chain(root / "chain" / "1")
     slow(root / "slow" / "1")
     hungry(root / "hungry" / "1")
+    limited(root / "limited" / "1")
     reader(root / "reader" / "1")
     of_an_optional_module(root / "optional_module" / "1")
     lite(root / "lite" / "1", root / "lite_serving" / "1")

@@ -6,12 +6,13 @@ Whatever is not so plain is left to `json_tensor`, which agrees with this to the
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import simdjson
 
-from ..core.servable import MAX_DIMENSIONS, Array, Signature
+from ..core.servable import MAX_DIMENSIONS, Array, Signature, TensorInfo
 
 #: Bodies up to so many bytes are read by a parser that the thread keeps, with the memory that it needed.
 _KEPT_PARSER = 4 * 1024 * 1024
@@ -21,6 +22,13 @@ _LOCAL = threading.local()
 #: How nearly all bodies begin, and where the last quote is of those that have nothing else.
 _USUAL = b'{"instances"'
 _USUAL_QUOTE = len(_USUAL) - 1
+_USUAL_START = _USUAL + b":"
+
+#: What JSON takes for space.
+_SPACE = b" \t\r\n"
+
+#: Bodies up to so many bytes are read together with others; larger ones are best read one by one.
+_SMALL = 512
 
 _List = simdjson.Array
 
@@ -32,11 +40,7 @@ def read(body: bytes) -> Numbers | None:
         if len(body) > _KEPT_PARSER:
             document = simdjson.Parser().parse(body)
         else:
-            try:
-                parser = _LOCAL.parser
-            except AttributeError:
-                parser = _LOCAL.parser = simdjson.Parser()
-            document = parser.parse(body)
+            document = _parser().parse(body)
         name: Any = ""
         if body.rfind(b'"') == _USUAL_QUOTE and body.startswith(_USUAL):
             key = "instances"  # asking for the keys takes longer than all else with a small body
@@ -99,24 +103,79 @@ class Numbers:
         To be called once.
         """
         value, self._value = self._value, None
-        if len(signature.inputs) != 1:
+        if not is_taken_by(signature):
             return None
         [info] = signature.inputs.values()
-        how = _NUMBERS.get(info.dtype)
-        if how is None:
-            return None
-        code, dtype, limits = how
-        try:
-            flat = np.frombuffer(value.as_buffer(of_type=code), dtype)
-        except (TypeError, ValueError):  # something that is no number of this type
+        flat = _flat(value, info)
+        if flat is None:
             return None
         shape = _shape(value, flat.size, self.body)
-        if shape is None or (limits and not (limits[0] <= flat.min() and flat.max() <= limits[1])):
+        if shape is None:
             return None
-        if info.numpy is not dtype:
-            # What a float cannot hold is infinity, as in TF Serving; `quiet_numpy` keeps numpy from warning of it.
-            flat = flat.astype(info.numpy)
         return flat if len(shape) == 1 else flat.reshape(shape)
+
+
+def is_taken_by(signature: Signature) -> bool:
+    """Whether a list of numbers may be all that a signature takes."""
+    if len(signature.inputs) != 1:
+        return False
+    [info] = signature.inputs.values()
+    return info.dtype in _NUMBERS
+
+
+def read_together(bodies: Sequence[bytes], signature: Signature) -> tuple[Array, list[int]] | None:
+    """Small bodies that have ``instances`` and nothing else, each a flat list of numbers or one row of them: the rows
+    of all below each other, and how many each has. None if they are not all like that, or not alike.
+    """
+    depth = bodies[0].count(b"[")
+    if not 1 <= depth <= 2:
+        return None
+    begin, end = b"[[]]"[:depth], b"[[]]"[-depth:]
+    lists = []
+    counts = []
+    for body in bodies:
+        if len(body) > _SMALL or body[:13] != _USUAL_START or body[-1:] != b"}" or body.rfind(b'"') != _USUAL_QUOTE:
+            return None
+        text = body[13:-1].strip(_SPACE)
+        # So many brackets, and these on the outside, are one list in the other with nothing beside it: none can pass
+        # for a part of its neighbours.
+        if text.count(b"[") != depth or text.count(b"]") != depth or text[:depth] != begin or text[-depth:] != end:
+            return None
+        lists.append(text)
+        counts.append(text.count(b",") + 1)
+    try:
+        value = _parser().parse(b"[" + b",".join(lists) + b"]")
+    except (ValueError, RuntimeError):
+        return None
+    [info] = signature.inputs.values()
+    flat = _flat(value, info)
+    if flat is None or len(flat) != sum(counts):  # an empty list has no comma either
+        return None
+    if depth == 1:
+        return flat, counts
+    length = counts[0]
+    return (flat.reshape(-1, length), [1] * len(lists)) if counts.count(length) == len(counts) else None
+
+
+def _parser() -> simdjson.Parser:
+    """The one that this thread keeps."""
+    parser: simdjson.Parser | None = getattr(_LOCAL, "parser", None)
+    if parser is None:
+        parser = _LOCAL.parser = simdjson.Parser()
+    return parser
+
+
+def _flat(value: Any, info: TensorInfo) -> Array | None:
+    """The numbers of a nested list, of the type that is asked for; None if there is something else among them."""
+    code, dtype, limits = _NUMBERS[info.dtype]
+    try:
+        flat = np.frombuffer(value.as_buffer(of_type=code), dtype)
+    except (TypeError, ValueError):
+        return None
+    if limits and flat.size and not (limits[0] <= flat.min() and flat.max() <= limits[1]):
+        return None
+    # What a float cannot hold is infinity, as in TF Serving; `quiet_numpy` keeps numpy from warning of it.
+    return flat if info.numpy is dtype else flat.astype(info.numpy)
 
 
 def _shape(value: Any, size: int, body: bytes) -> tuple[int, ...] | None:

@@ -82,9 +82,20 @@ class Queue:
         with self._lock:
             return not self._leaders and not self._waiting
 
-    def submit(self, task: Task, turn: Turn, here: bool = False) -> None:
+    @property
+    def merges_at_once(self) -> bool:
+        """Whether requests are merged, and run in a frontend's turn without waiting for more."""
+        return self._merging and self._may_run_in_turn()
+
+    @property
+    def largest_run(self) -> int:
+        """Rows that are run together."""
+        return min(self._parameters.largest_run, self._parameters.max_batch_size)
+
+    def submit(self, task: Task, turn: Turn, here: bool = False, now: bool = False) -> None:
         """Let a request wait for its run, which `turn` gets if it is to happen in this thread: because runs are quick,
-        or with `here` in any case. Raises ServingError if the request is refused; then it is not told so as well.
+        or with `here` in any case. With `now` it is not left to a turn. Raises ServingError if the request is refused;
+        then it is not told so as well.
         """
         task.submitted = time.monotonic()
         parts: Sequence[Task] = ()
@@ -109,10 +120,12 @@ class Queue:
             if self._leaders >= (1 if in_turn else self._limit):
                 return
             self._leaders += 1
-        if in_turn or here:
-            turn(functools.partial(self._lead, turn))
-        else:
+        if not (in_turn or here):
             self._batcher.pool.submit(self._lead)
+        elif now:
+            self._lead(turn)
+        else:
+            turn(functools.partial(self._lead, turn))
 
     def forget_speed(self) -> None:
         """The next run is not in a frontend's thread, however quick the last ones were."""
@@ -268,21 +281,22 @@ class Queue:
             if len(batch) > 1 or padded != rows:
                 inputs = merged([task.inputs for task in batch], padded - rows, parameters.pad_variable_length_inputs)
             found = self._servable.run(self.signature, inputs, self.outputs, timeout_ms)
-            if self._strict or len(batch) > 1 or padded != rows:
+            if self._strict or len(batch) > 1 or first.requests > 1 or padded != rows:
                 check_rows(found, padded)
             if padded != rows:
                 found = [array[:rows] for array in found]
             self._batch_size.observe(padded)
         self._is_quick = self._servable.is_quick(self.signature)
         took = (time.monotonic() - began) * 1e6
-        if len(batch) == 1:
+        if len(batch) == 1 and first.requests == 1:
             self._queue_time.observe((began - first.submitted) * 1e6)
             self._latency.observe(took)
             self._runtime_of(first.api).observe(took)
         else:
-            self._queue_time.observe_all([(began - task.submitted) * 1e6 for task in batch])
-            self._latency.observe_all([took] * len(batch))
-            apis = [task.api for task in batch]
+            requests = [task for task in batch for _ in range(task.requests)]
+            self._queue_time.observe_all([(began - task.submitted) * 1e6 for task in requests])
+            self._latency.observe_all([took] * len(requests))
+            apis = [task.api for task in requests]
             for api in set(apis):
                 self._runtime_of(api).observe_all([took] * apis.count(api))
         return found

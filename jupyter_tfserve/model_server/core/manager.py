@@ -134,6 +134,11 @@ class Manager:
         asked = f"Latest({name})" if number is None else f"Specific({name}, {number})"
         raise ServingError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
 
+    def hold(self, version: Version) -> None:
+        """One more request for a version that somebody has acquired, and not yet released."""
+        with self._lock:
+            version.in_flight += 1
+
     def release(self, version: Version, count: int = 1) -> None:
         """The request is done; or so many, which were acquired one by one."""
         with self._lock:

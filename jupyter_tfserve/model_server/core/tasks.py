@@ -34,6 +34,7 @@ class Task:
     shape: object  #: what the requests of one run have in common; None: it is run alone
 
     api = ""  #: TF Serving's name of the call, for its metrics; "": it is not counted
+    requests = 1  #: that it stands for
 
     def __init__(self, inputs: Sequence[Array], deadline: float | None = None) -> None:
         """`inputs` in the signature's order, `deadline` a `time.monotonic()`."""

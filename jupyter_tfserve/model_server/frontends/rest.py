@@ -139,7 +139,12 @@ class RestApi:
         if verb != "predict":
             return functools.partial(self._infer_examples, verb, spec, gzip)
         is_binary = head.headers.get("content-type", "").partition(";")[0].strip().lower() == PROTOBUF
-        return Target(self._predictions, spec, is_binary, gzip).take
+        return self._target(spec, is_binary, gzip).take
+
+    @functools.lru_cache(maxsize=1024)  # noqa: B019 - an API lives as long as its process
+    def _target(self, spec: Spec, is_binary: bool, gzip: bool) -> Target:
+        """One for all requests to a path: so those of a burst meet that differ in a header, or in their length."""
+        return Target(self._predictions, spec, is_binary, gzip)
 
     # Classify and regress.
 

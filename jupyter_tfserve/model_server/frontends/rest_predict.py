@@ -27,6 +27,7 @@ from ..core.server_core import ServerCore
 from ..core.tasks import Shares, Task, Turn, run_here
 from ..errors import Code, ServingError, invalid
 from ..request_log import RequestLogs
+from . import rest_burst
 from .http import Exchange, Response
 
 log = logging.getLogger(__name__)
@@ -72,15 +73,19 @@ class Predictions:
         """Whether this is the event loop's thread."""
         return threading.get_ident() == self._thread
 
-    def send(self, replies: Sequence[tuple[Exchange, Response | bytes]]) -> None:
-        """Answer requests, from any thread."""
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call a function in the event loop's thread, from any thread."""
         if self.is_here():
-            _respond(replies)
+            function(*arguments)
         else:
             try:
-                self.loop.call_soon_threadsafe(_respond, replies)
+                self.loop.call_soon_threadsafe(functools.partial(function, *arguments))
             except RuntimeError:
                 pass  # the loop is closed, and with it the connections
+
+    def send(self, replies: Sequence[tuple[Exchange, Response | bytes]]) -> None:
+        """Answer requests, from any thread."""
+        self.call(_respond, replies)
 
     def log(self, model: str, record: Callable[[float], bytes]) -> None:
         """Offer a request to the model's log."""
@@ -103,18 +108,41 @@ class Target:
         self._kind = _BinaryPrediction if is_binary else _Prediction
         self.latency = metrics.REQUEST_LATENCY.child(self.model, "predict", "REST")
         self.successes = metrics.REQUEST_COUNT.child(self.model, "OK")
+        self.began = 0.0  #: when the first request of the last burst came
+        self._burst: list[Exchange] = []  # what has come in this turn of the event loop
 
     def take(self, request: Exchange) -> None:
         """Begin with a request."""
         shared = self.shared
-        task = self._kind(self, request)
         if self._gzip or len(request.body) > _LARGE_BODY:
+            task = self._kind(self, request)
             try:
                 shared.pools.of(self.model).submit(run_here, functools.partial(self._start, task, in_pool=True))
             except ServingError as error:
                 task.failed(error)
+        elif self._kind is _BinaryPrediction:
+            self.start_each([request])
         else:
-            self._start(task, shared.loop.call_soon)
+            if not self._burst:
+                self.began = time.monotonic()
+                shared.loop.call_soon(self._take_burst)
+            self._burst.append(request)
+
+    def _take_burst(self) -> None:
+        burst, self._burst = self._burst, []
+        try:
+            rest = rest_burst.start_together(self, burst)
+        except Exception:
+            log.exception("A burst of requests failed")
+            for request in burst:
+                self.refuse(request, ServingError(Code.INTERNAL, "Internal error"))
+        else:
+            self.start_each(rest)
+
+    def start_each(self, requests: Sequence[Exchange]) -> None:
+        """Begin with requests of which each goes its own way."""
+        for request in requests:
+            self._start(self._kind(self, request), self.shared.loop.call_soon)
 
     def _start(self, task: _Prediction, turn: Turn, in_pool: bool = False) -> None:
         """Decode a request and let it wait for its run; what goes wrong is its answer. In any thread."""
@@ -139,6 +167,37 @@ class Target:
         except Exception:
             log.exception("A request failed")
             task.failed(ServingError(Code.INTERNAL, "Internal error"))
+
+    @property
+    def deadline(self) -> float | None:
+        """Of the burst that is being started."""
+        timeout = self.shared.timeout
+        return None if timeout is None else self.began + timeout
+
+    def answer(self, requests: Sequence[Exchange], replies: Sequence[Response | bytes], began: Sequence[float]) -> None:
+        """Answer requests that went well, and count them; `began` has a `time.monotonic()` for each."""
+        if not requests:
+            return
+        if (add := self.shared.reply) is not None:
+            replies = [add(Response(200, reply) if isinstance(reply, bytes) else reply) for reply in replies]
+        now = time.monotonic()
+        self.latency.observe_all([(now - start) * 1e6 for start in began])
+        self.successes.add(len(requests))
+        self.shared.send(list(zip(requests, replies, strict=True)))
+
+    def refuse(self, request: Exchange, error: ServingError) -> None:
+        """Answer a request with an error."""
+        self.shared.send([(request, self.shared.refusal(self.model, error))])
+
+    def where_there_is_time(self, outputs: Sequence[list[Array]], answer: Callable[..., None], *arguments: Any) -> None:
+        """Call `answer(*arguments)`, which writes outputs out: not in the event loop's thread where it takes time."""
+        if self.shared.is_here() and _is_large(outputs):
+            try:
+                self.shared.pools.of(self.model).submit(answer, *arguments)
+                return
+            except ServingError:
+                pass  # so many wait that it is better done at once
+        answer(*arguments)
 
     def _body(self, request: Exchange) -> bytes:
         return inflated(request.body, self.shared.max_body) if self._gzip else request.body
@@ -199,14 +258,8 @@ class _Prediction(Task):
     @classmethod
     def finish(cls, tasks: Sequence[Any], outputs: Sequence[list[Array]]) -> None:
         """Answer; where writing it takes time, not in the event loop's thread."""
-        shared = tasks[0].target.shared
-        if shared.is_here() and _is_large(outputs):
-            try:
-                shared.pools.of(tasks[0].target.model).submit(_answer, shared, tasks, outputs)
-                return
-            except ServingError:
-                pass  # so many wait that it is better done at once
-        _answer(shared, tasks, outputs)
+        target = tasks[0].target
+        target.where_there_is_time(outputs, _answer, target.shared, tasks, outputs)
 
     @classmethod
     def encode_many(cls, tasks: Sequence[Any], outputs: Sequence[list[Array]]) -> Sequence[Response | bytes] | None:
@@ -235,7 +288,7 @@ class _Prediction(Task):
         version, self.version = self.version, None
         if version is not None:
             shared.core.manager.release(version)
-        shared.send([(self.request, shared.refusal(self.target.model, error))])
+        self.target.refuse(self.request, error)
 
     def is_cancelled(self) -> bool:
         """Whether the client has gone away."""
@@ -258,7 +311,8 @@ def _answer(shared: Predictions, tasks: Sequence[_Prediction], outputs: Sequence
     version, queue, target = first.version, first.queue, first.target
     assert version is not None and queue is not None
     is_logged = target.model in shared.core.logged
-    replies: list[tuple[Exchange, Response | bytes]] = []
+    answered: list[Exchange] = []
+    replies: list[Response | bytes] = []
     starts: list[float] = []
     together = first.encode_many(tasks, outputs)
     for place, task in enumerate(tasks):
@@ -273,17 +327,12 @@ def _answer(shared: Predictions, tasks: Sequence[_Prediction], outputs: Sequence
             continue
         if is_logged:
             task.log(queue, outputs[place])
-        if shared.reply is not None:
-            reply = shared.reply(Response(200, reply) if isinstance(reply, bytes) else reply)
-        replies.append((task.request, reply))
+        answered.append(task.request)
+        replies.append(reply)
         starts.append(task.began)
-    if not replies:
-        return
-    shared.core.manager.release(version, len(replies))
-    now = time.monotonic()
-    target.latency.observe_all([(now - start) * 1e6 for start in starts])
-    target.successes.add(len(replies))
-    shared.send(replies)
+    if answered:
+        shared.core.manager.release(version, len(answered))
+        target.answer(answered, replies, starts)
 
 
 class _BinaryPrediction(_Prediction):

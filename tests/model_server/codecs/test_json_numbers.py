@@ -118,3 +118,64 @@ def test_a_body_that_was_not_decoded_does_not_stand_in_the_way() -> None:
     assert json_tensor.read(b'{"instances": [2]}')[1] == {"instances": [2]}  # the long way
     del first
     assert isinstance(json_tensor.read(b'{"instances": [2]}')[1], json_numbers.Numbers)
+
+
+def test_small_bodies_are_read_together_to_the_bit() -> None:
+    rng = random.Random(11)
+    taken = 0
+    for _ in range(600):
+        dtype = rng.choice(["float", "double", "int32", "uint8", "uint64"])
+        width = rng.randint(1, 4)
+        flat = rng.random() < 0.5
+
+        def numbers(dtype: str = dtype, width: int = width) -> list[object]:
+            return [
+                rng.choice([rng.uniform(-1e3, 1e3), 10.0 ** rng.randint(-320, 308)])
+                if dtype in ("float", "double")
+                else rng.randint(0, 9)
+                for _ in range(width)
+            ]
+
+        values = [numbers() if flat else [numbers()] for _ in range(rng.randint(1, 5))]
+        bodies = [json.dumps({"instances": value}, indent=rng.choice([None] * 9 + [1])).encode() for value in values]
+        with np.errstate(over="ignore"):
+            found = json_numbers.read_together(bodies, signature(dtype))
+        if found is None:
+            assert any(body[:13] != b'{"instances":' or body[-1:] != b"}" or b"\n " in body for body in bodies)
+            continue
+        taken += 1
+        rows, counts = found
+        longs = [both_ways(body, dtype)[1] for body in bodies]
+        assert counts == [len(long) for long in longs]
+        together = np.concatenate(longs)
+        assert (rows.shape, rows.dtype, rows.tobytes()) == (together.shape, together.dtype, together.tobytes())
+    assert taken > 200
+
+
+@pytest.mark.parametrize(
+    "neighbours",
+    [
+        ["[1]", "[[1]]"],
+        ["[[1, 2]]", "[[1]]"],
+        ["[1]", "[]"],
+        ["[1], [2]", "[3]"],
+        ["5, [1]", "[2]"],
+        ["[1], 5", "[2]"],
+        ["[1", "2]"],
+        ["[1]", "], ["],
+        ["[[1]", "2]]"],
+        ["[1, {}]", "[2]"],
+        ["[1]}", "[2]"],
+        ["[1]", "\x0c[2]"],
+        ["[1] [2]", "[3]"],
+        ["[[[1]]]", "[[[2]]]"],
+        ["1", "2"],
+        ["[1]", '["2"]'],
+        ["[1]", "[" + "1, " * 300 + "1]"],
+        ["[1.5]", "[null]"],
+    ],
+)
+def test_what_is_not_read_together(neighbours: list[str]) -> None:
+    bodies = [f'{{"instances": {value}}}'.encode() for value in neighbours]
+    for order in (bodies, bodies[::-1], [*bodies, bodies[0]]):
+        assert json_numbers.read_together(order, signature("float")) is None
