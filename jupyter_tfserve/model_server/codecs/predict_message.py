@@ -79,6 +79,28 @@ def response(spec: tuple[str, int, str], names: Sequence[str], outputs: Sequence
     return b"".join(parts)
 
 
+def responses(
+    spec: tuple[str, int, str], names: Sequence[str], outputs: Sequence[Array], counts: Sequence[int], as_content: bool
+) -> list[bytes] | None:
+    """`response` for many requests at once: `outputs` have the rows of all of them, `counts` says how many each of them
+    has. None where that is more than bytes, cut.
+    """
+    texts: list[list[bytes]] = [[] for _ in counts]
+    for name, array in zip(names, outputs, strict=True):
+        number, raw = proto_tensor.raw(array, as_content)
+        if raw is None or not raw:
+            return None
+        row = len(raw) // len(array)
+        start = 0
+        for text, count in zip(texts, counts, strict=True):
+            end = start + count * row
+            text.append(_before(name, number, (count, *array.shape[1:]), end - start, as_content))
+            text.append(raw[start:end])
+            start = end
+    last = _model_spec(spec)
+    return [b"".join(text) + last for text in texts]
+
+
 @functools.lru_cache(1024)
 def _before(name: str, number: int, shape: tuple[int, ...], size: int, as_content: bool) -> bytes:
     """The entry of a tensor in a PredictResponse's map of outputs, up to its last `size` bytes, the numbers."""

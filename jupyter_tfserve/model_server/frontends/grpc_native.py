@@ -1,8 +1,8 @@
 """gRPC by pygrpc-native: HTTP/2 and gRPC are read and written by threads in Rust, which hand over what has arrived in
 bursts. Carries `services.py`; what it cannot (streams, so health's Watch and reflection) it hands on to grpcio.
 
-Of a burst, predictions are decoded one after the other and run together at its end (`core/batch_queue.py`); all else
-has a thread of the pool to itself.
+The predictions of a burst run together at its end (`grpc_burst.py`, `core/batch_queue.py`); all else has a thread of
+the pool to itself.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..core.pools import ModelPools
 from ..core.tasks import run_here
 from ..errors import Code, ServingError, pushback, truncated
 from .admission import Admission, model_of
+from .grpc_burst import Burst
 from .services import PREDICTION_SERVICE, Call, Method, Services
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class NativeTransport:
         self._calls: dict[int, _NativeCall] = {}
         self._asking: dict[int, _NativeCall] = {}  # whose bearer is being asked about; they do not count yet
         self._turns: list[Callable[[], None]] = []
+        self._burst = Burst(services, lambda turn: self._turns.append(turn))
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="grpc-native", daemon=True)
 
@@ -151,7 +153,7 @@ class NativeTransport:
         elif len(payload) > _LARGE:
             self._in_pool(call, method, run_here, lambda turn: self._services.start_predict(call, turn))
         else:
-            self._services.start_predict(call, self._turns.append)
+            self._burst.add(call)
 
     def _in_pool(self, call: _NativeCall, method: int, work: Callable[..., None], *arguments: Any) -> None:
         """In a thread of the model that the call asks for."""

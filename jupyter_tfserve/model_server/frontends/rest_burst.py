@@ -107,23 +107,26 @@ def start_together(target: Target, exchanges: list[Exchange]) -> Sequence[Exchan
         version = core.acquire(*target.spec)
     except ServingError:
         return exchanges  # an error in a body is told before this one
+    sorted_out: Sequence[Alike] = ()
     try:
         queue = version.loaded.whole("")
         if queue is None or not queue.merges_at_once or not json_numbers.is_taken_by(queue.signature):
             return exchanges
         sorted_out, others = _sort(exchanges, version.loaded, queue)
-        for place, alike in enumerate(sorted_out):
-            core.manager.hold(version)
-            try:
-                task = Together(target, version, queue, alike)
-                # The first runs now; for the others there may be no time in this turn.
-                queue.submit(task, target.shared.loop.call_soon, now=place == 0)
-            except ServingError:  # too much waits; there may be room for some
-                core.manager.release(version)
-                others.extend(alike.exchanges)
-        return others
     finally:
-        core.manager.release(version)
+        if not sorted_out:
+            core.manager.release(version)
+    for place, alike in enumerate(sorted_out):
+        if place:
+            core.manager.hold(version)  # one after the other they are held, run and released
+        task = Together(target, version, queue, alike)
+        try:
+            # The first runs now; for the others there may be no time in this turn.
+            queue.submit(task, target.shared.loop.call_soon, now=place == 0)
+        except ServingError:  # too much waits; there may be room for some
+            core.manager.release(version)
+            others.extend(alike.exchanges)
+    return others
 
 
 def _sort(exchanges: list[Exchange], servable: Batcher, queue: Queue) -> tuple[Sequence[Alike], list[Exchange]]:

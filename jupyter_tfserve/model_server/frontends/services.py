@@ -123,7 +123,7 @@ class Services:
             task.model = asked.name
             if not task.model and not request.HasField("model_spec"):
                 raise invalid("Missing ModelSpec")
-            name, number, label = _spec(asked)
+            name, number, label = spec_of(asked)
             # From here on it is known who answers; the payload is still as it came.
             task.version = version = self.core.acquire(name, number, label)
             call.payload = b""
@@ -183,7 +183,7 @@ class Services:
             seen.add(task.model_spec.signature_name)
         batch = examples.from_input(request.input)
         response = inference_pb2.MultiInferenceResponse()
-        with self.core.use(*_spec(request.tasks[0].model_spec)) as version:
+        with self.core.use(*spec_of(request.tasks[0].model_spec)) as version:
             metrics.count_examples(version.model, len(batch))
             for task in request.tasks:
                 result = response.results.add()
@@ -209,6 +209,20 @@ class Services:
                 metrics.REQUEST_COUNT.child(model, "OK"),
             )
         return found
+
+    def answer(self, model: str, calls: Sequence[Call], replies: Sequence[bytes], began: Sequence[float]) -> None:
+        """Answer predictions that went well, and count them; `began` has a `time.monotonic()` for each."""
+        now = time.monotonic()
+        latency, successes = self.metrics_of(model)
+        latency.observe_all([(now - start) * 1e6 for start in began])
+        successes.add(len(replies))
+        for call, reply in zip(calls, replies, strict=True):
+            call.reply(reply)
+
+    def refuse(self, model: str, call: Call, error: ServingError) -> None:
+        """Answer a prediction with an error."""
+        metrics.REQUEST_COUNT.add(model, error.code.name)
+        call.fail(error)
 
     def log_prediction(self, request: Any, reply: bytes, config: LoggingConfig) -> None:
         """Offer a prediction, whose reply is serialized, to its model's log."""
@@ -244,7 +258,7 @@ class Services:
         for field in request.metadata_field:
             if field != _SIGNATURE_DEF:
                 raise invalid(f"Metadata field {field} is not supported")
-        name, number, label = _spec(request.model_spec)
+        name, number, label = spec_of(request.model_spec)
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         with self.core.use(name, number, label) as version:
             signatures = get_model_metadata_pb2.SignatureDefMap.FromString(version.loaded.signature_def_map)
@@ -309,7 +323,8 @@ def _parse(message: Any, payload: bytes) -> Any:
         raise ServingError(Code.INTERNAL, f"The request is no {message.DESCRIPTOR.full_name}") from None
 
 
-def _spec(spec: Any) -> tuple[str, int | None, str]:
+def spec_of(spec: Any) -> tuple[str, int | None, str]:
+    """Model, version and label that a ModelSpec asks for. Raises ServingError."""
     if not spec.name:
         raise invalid("ModelSpec has no name specified.")
     if spec.HasField("version"):
@@ -354,7 +369,8 @@ class _Prediction(Task):
         services, queue, version = first.services, first.queue, first.version
         spec = (version.model, version.number, queue.signature.name)
         config = services.core.logging(version.model)
-        replies: list[tuple[Call, bytes]] = []
+        answered: list[Call] = []
+        replies: list[bytes] = []
         starts: list[float] = []
         for place, task in enumerate(tasks):
             try:
@@ -365,26 +381,21 @@ class _Prediction(Task):
                 continue
             if config is not None:
                 services.log_prediction(task.request, reply, config)
-            replies.append((task.call, reply))
+            answered.append(task.call)
+            replies.append(reply)
             starts.append(task.began)
         if not replies:
             return
         services.core.manager.release(version, len(replies))
-        now = time.monotonic()
-        latency, successes = services.metrics_of(version.model)
-        latency.observe_all([(now - start) * 1e6 for start in starts])
-        successes.add(len(replies))
-        for call, reply in replies:
-            call.reply(reply)
+        services.answer(version.model, answered, replies, starts)
 
     def failed(self, error: ServingError) -> None:
         if self.queue is not None:
             error = inference.explained(error, self.queue.signature, self.inputs)
-        metrics.REQUEST_COUNT.add(self.model, error.code.name)
         version, self.version = self.version, None
         if version is not None:
             self.services.core.manager.release(version)
-        self.call.fail(error)
+        self.services.refuse(self.model, self.call, error)
 
     def is_cancelled(self) -> bool:
         return self.call.is_cancelled()
@@ -430,7 +441,7 @@ class _Counted:
         try:
             if not self._request.HasField("model_spec"):
                 raise invalid("Missing ModelSpec")
-            return _spec(self._request.model_spec)
+            return spec_of(self._request.model_spec)
         except ServingError as error:
             self.__exit__(type(error), error)
             raise

@@ -1,4 +1,4 @@
-"""Requests that come in one burst are run as one, and each gets the answer that it would get alone."""
+"""Requests that come in one burst, over REST and gRPC, are run as one, and each gets what it would get alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
+import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import PATIENCE, StoreServer, converse, replies, wait_for
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from jupyter_tfserve.client import Client
 
@@ -168,3 +172,119 @@ def test_a_client_that_went_away_takes_nobody_along(merging: StoreServer) -> Non
         wait_for("version 1 to be unloaded", lambda: states(client)[1] == "END")
         client.register("affine", {"policy": {"all": {}}})
         client.model("affine", wait=1, timeout=PATIENCE)
+
+
+# gRPC.
+
+
+def message(
+    values: Any, model: str = "affine", dtype: Any = np.float32, name: str = "x", typed: bool = False, **spec: Any
+) -> predict_pb2.PredictRequest:
+    array = np.array(values, dtype)
+    made = predict_pb2.PredictRequest()
+    made.model_spec.name = model
+    made.model_spec.signature_name = spec.get("signature", "")
+    if "version" in spec:
+        made.model_spec.version.value = spec["version"]
+    made.output_filter.extend(spec.get("output_filter", []))
+    if typed:
+        tensor = made.inputs[name]
+        tensor.dtype = tf.as_dtype(array.dtype).as_datatype_enum
+        for size in array.shape:
+            tensor.tensor_shape.dim.add().size = size
+        tensor.float_val.extend(array.ravel().tolist())
+    else:
+        made.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+    return made
+
+
+@pytest.fixture
+def stub(merging: StoreServer) -> Iterator[Any]:
+    with grpc.insecure_channel(f"127.0.0.1:{merging.grpc_port}") as channel:
+        yield prediction_service_pb2_grpc.PredictionServiceStub(channel)
+
+
+def outcomes(stub: Any, messages: Sequence[predict_pb2.PredictRequest]) -> list[Any]:
+    """What becomes of calls that are made at once."""
+    found: list[Any] = []
+    for call in [stub.Predict.future(one, timeout=PATIENCE) for one in messages]:
+        try:
+            found.append(call.result())
+        except grpc.RpcError as error:
+            found.append((error.code(), error.details()))
+    return found
+
+
+MESSAGES = [
+    message([1.5]),
+    message([2.5]),
+    message([1.5, 2.5]),
+    message([[1.5]]),
+    message([1.5], typed=True),
+    message([2.5], typed=True),
+    message([3.5, 4.5], typed=True),
+    message([0.0, 0.0]),
+    message([[0.0, 0.0], [1.0, 2.0]]),
+    message([1.5], version=2),
+    message([1.5], version=9),
+    message([1.5], signature="serving_default"),
+    message([1.5], signature="nosuch"),
+    message([1.5], output_filter=["y"]),
+    message([1.5], output_filter=["nosuch"]),
+    message([1.5], name="nosuch"),
+    message([1.5], dtype=np.float64),
+    message([1], dtype=np.int32),
+    message(["a"], dtype=object),
+    message(1.5),
+    message([]),
+    message([1.5], "limited"),
+    message([200.0], "limited"),
+    message([300.0], "limited", typed=True),
+    message([1.5], "nosuch"),
+    message([0.5] * 64, "chain"),
+    message([[0.5] * 64], "chain"),
+    message([[0.25] * 64] * 3, "chain"),
+    message(np.zeros([100, 64]), "chain"),
+]
+
+
+def test_each_call_gets_what_it_would_get_alone(merging: StoreServer, stub: Any) -> None:
+    for _ in range(5):
+        outcomes(stub, [message([1.0]), message([1.0], "limited"), message([[0.5] * 64], "chain")])
+    alone = [outcomes(stub, [one])[0] for one in MESSAGES]
+    again = [outcomes(stub, [one])[0] for one in MESSAGES]
+    assert again == alone  # with the frames known
+    rng = random.Random(3)
+    for _ in range(40):
+        asked = [rng.randrange(len(MESSAGES)) for _ in range(24)]
+        if rng.random() < 0.5:
+            asked = [asked[0] if rng.random() < 0.7 else place for place in asked]
+        answers = outcomes(stub, [MESSAGES[place] for place in asked])
+        for place, answer in zip(asked, answers, strict=True):
+            assert answer == alone[place], MESSAGES[place]
+
+
+def test_calls_of_a_burst_are_one_run(merging: StoreServer, stub: Any) -> None:
+    for _ in range(5):
+        outcomes(stub, [message([[0.5] * 64], "chain")])
+
+    def is_merged() -> bool:
+        found = outcomes(stub, [message([[number / 100] * 64], "chain") for number in range(32)])
+        assert all(one.outputs["y"].tensor_shape.dim[0].size == 1 for one in found)
+        return any(int(size) > 1 for size in sizes(merging, "chain"))
+
+    wait_for("calls to be run together", is_merged)
+
+
+def test_a_call_that_is_cancelled_takes_nobody_along(merging: StoreServer, stub: Any) -> None:
+    for _ in range(20):
+        calls = [stub.Predict.future(message([float(number)]), timeout=PATIENCE) for number in range(8)]
+        for call in calls[::2]:
+            call.cancel()
+        for number, call in list(enumerate(calls))[1::2]:
+            assert tf.make_ndarray(call.result().outputs["y"]).tolist() == [number + 2.0]
+    with merging.client() as client:
+        client.register("affine", {"policy": {"specific": {"versions": [1]}}})  # what was held is released
+        wait_for("version 2 to be unloaded", lambda: states(client)[2] == "END")
+        client.register("affine", {"policy": {"all": {}}})
+        client.model("affine", wait=2, timeout=PATIENCE)
