@@ -136,13 +136,9 @@ def test_many_registrations_under_load(server: JupyterServer) -> None:
         assert len(loop.answers) > REGISTRATIONS / 2
         assert loop.answers[-1] == REGISTRATIONS
     print({name: f"{before[name] / 2**20:.0f} -> {after[name] / 2**20:.0f} MB" for name in before})
-    # A tenth, and of each version a tenth of its weights: allocators go on finding their level for some hundred versions.
-    for name, bytes_before in before.items():
-        assert after[name] - bytes_before < bytes_before / 10 + (REGISTRATIONS - WARM) * WEIGHTS / 10, (
-            name,
-            before,
-            after,
-        )
+    # A tenth, and of each version a tenth of its weights: allocators find their level only after some hundred versions.
+    each = (REGISTRATIONS - WARM) * WEIGHTS / 10
+    assert all(after[name] < 1.1 * before[name] + each for name in before), (before, after)
     available = [version for version in status["versions"] if version["state"] == "AVAILABLE"]
     assert len(available) == 1
     kept = sorted(int(folder.name) for folder in Path(status["base_path"]).iterdir() if folder.name.isdigit())
