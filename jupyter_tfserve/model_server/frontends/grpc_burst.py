@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,7 +23,14 @@ from .services import Call, Services, spec_of
 log = logging.getLogger(__name__)
 
 
-class Burst:
+def starter(services: Services, turn: Turn) -> Callable[[Call], None]:
+    """What starts the Predict calls of a transport, in its thread."""
+    if services.runs_here:
+        return _Burst(services, turn).add
+    return lambda call: services.start_predict(call, turn)
+
+
+class _Burst:
     """The Predict calls that a transport has received and not started yet. For the transport's thread."""
 
     def __init__(self, services: Services, turn: Turn) -> None:

@@ -23,7 +23,7 @@ from ..core.pools import ModelPools
 from ..core.tasks import run_here
 from ..errors import Code, ServingError, pushback, truncated
 from .admission import Admission, model_of
-from .grpc_burst import Burst
+from .grpc_burst import starter
 from .services import PREDICTION_SERVICE, Call, Method, Services
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class NativeTransport:
         self._calls: dict[int, _NativeCall] = {}
         self._asking: dict[int, _NativeCall] = {}  # whose bearer is being asked about; they do not count yet
         self._turns: list[Callable[[], None]] = []
-        self._burst = Burst(services, lambda turn: self._turns.append(turn))
+        self._start_predict = starter(services, lambda turn: self._turns.append(turn))
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="grpc-native", daemon=True)
 
@@ -153,7 +153,7 @@ class NativeTransport:
         elif len(payload) > _LARGE:
             self._in_pool(call, method, run_here, lambda turn: self._services.start_predict(call, turn))
         else:
-            self._burst.add(call)
+            self._start_predict(call)
 
     def _in_pool(self, call: _NativeCall, method: int, work: Callable[..., None], *arguments: Any) -> None:
         """In a thread of the model that the call asks for."""

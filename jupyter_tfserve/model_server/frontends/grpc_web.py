@@ -20,6 +20,7 @@ from ...grants import REFUSED_HEADER, Grant
 from ..core.pools import ModelPools
 from ..errors import Code, ServingError, pushback, truncated
 from .admission import Admission, model_of
+from .grpc_burst import starter
 from .http import Exchange, Response
 from .services import PREDICTION_SERVICE, Call, Method, Services
 
@@ -41,17 +42,17 @@ _DATA, _COMPRESSED, _TRAILERS = 0x00, 0x01, 0x80
 
 
 class GrpcWeb:
-    """The calls; each runs in a thread of its model."""
+    """The calls; each runs in a thread of its model, predictions at the end of the burst that they come in."""
 
     def __init__(self, services: Services, admission: Admission, pools: ModelPools) -> None:
         """To be made in the event loop's thread."""
-        self._services = services
         self._methods: Mapping[str, Method] = {
             f"/{service}/{name}": m for service, methods in services.methods().items() for name, m in methods.items()
         }
         self._admission = admission
         self._pools = pools
         self._loop = asyncio.get_running_loop()
+        self._start_call = starter(services, self._loop.call_soon)
         self._thread = threading.get_ident()
 
     def __call__(self, request: Exchange, grant: Grant | None = None) -> None:
@@ -77,13 +78,13 @@ class GrpcWeb:
             request.respond_with(asyncio.wrap_future(answer))
 
     def _start_predict(self, request: Exchange, began: float) -> None:
-        """What a front sends most: it is decoded here, and run at the end of the burst that it came in."""
+        """What a front sends most."""
         try:
             call = _WebCall(_message(request.body), _deadline(request, began), self, request)
         except ServingError as error:
             request.respond(_response(b"", error))
             return
-        self._services.start_predict(call, self._loop.call_soon)
+        self._start_call(call)
 
     def send(self, request: Exchange, response: Response) -> None:
         """Answer a request, from any thread."""

@@ -72,6 +72,8 @@ class Call:
 class Services:
     """PredictionService and ModelService over one server core."""
 
+    runs_here = True  #: whether the versions are in this process
+
     def __init__(
         self,
         core: ServerCore,

@@ -29,6 +29,8 @@ _Spec = tuple[str, int | None, str]
 class RemoteServices(Services):
     """Where no version answers, the methods of `Services` find what is wrong, in the order that they always do."""
 
+    runs_here = False
+
     def __init__(self, relay: Relay, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._relay = relay
