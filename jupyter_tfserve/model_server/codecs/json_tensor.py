@@ -391,6 +391,8 @@ def encode_many_rows(array: Array, counts: Sequence[int]) -> list[bytes] | None:
     text = _plain_numbers(array) if array.ndim <= 2 else None
     if text is None:
         return None
+    if len(counts) == 1:
+        return [b'{\n    "predictions": %b\n}' % text]
     brackets = array.ndim
     between = b"],[" if brackets == 2 else b","
     rows = text[brackets:-brackets].split(between)

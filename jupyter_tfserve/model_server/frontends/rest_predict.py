@@ -183,7 +183,11 @@ class Target:
         now = time.monotonic()
         self.latency.observe_all([(now - start) * 1e6 for start in began])
         self.successes.add(len(requests))
-        self.shared.send(list(zip(requests, replies, strict=True)))
+        if self.shared.is_here():
+            for request, reply in zip(requests, replies, strict=True):
+                request.connection.send(request, reply)
+        else:
+            self.shared.send(list(zip(requests, replies, strict=True)))
 
     def refuse(self, request: Exchange, error: ServingError) -> None:
         """Answer a request with an error."""
