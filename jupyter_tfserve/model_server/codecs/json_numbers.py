@@ -127,7 +127,7 @@ def read_together(bodies: Sequence[bytes], signature: Signature) -> tuple[Array,
     """Small bodies that have ``instances`` and nothing else, each a flat list of numbers or one row of them: the rows
     of all below each other, and how many each has. None if they are not all like that, or not alike.
     """
-    depth = bodies[0].count(b"[")
+    depth = bodies[0].count(b"[") if len(bodies[0]) <= _SMALL else 0
     if not 1 <= depth <= 2:
         return None
     begin, end = b"[[]]"[:depth], b"[[]]"[-depth:]
@@ -193,7 +193,10 @@ def _shape(value: Any, size: int, body: bytes) -> tuple[int, ...] | None:
     if product * length != size or not size:
         return None
     if product == 1:  # lists of one list: nothing is ragged if there is no other list
-        return shape if len(body.split(b"[", len(shape) + 1)) == len(shape) + 1 else None
+        at = -1
+        for _ in shape:
+            at = body.find(b"[", at + 1)
+        return shape if body.find(b"[", at + 1) < 0 else None
     structure = body.translate(None, _NOT_STRUCTURE)
     start = structure.find(b"[")
     return shape if structure[start : structure.rfind(b"]") + 1] == _structure(shape) else None
