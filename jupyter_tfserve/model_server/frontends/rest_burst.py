@@ -116,9 +116,9 @@ def start_together(target: Target, exchanges: list[Exchange]) -> Sequence[Exchan
     finally:
         if not sorted_out:
             core.manager.release(version)
+    for _ in sorted_out[1:]:  # each releases it when it is answered, and the first is at once
+        core.manager.hold(version)
     for place, alike in enumerate(sorted_out):
-        if place:
-            core.manager.hold(version)  # one after the other they are held, run and released
         task = Together(target, version, queue, alike)
         try:
             # The first runs now; for the others there may be no time in this turn.
@@ -131,22 +131,29 @@ def start_together(target: Target, exchanges: list[Exchange]) -> Sequence[Exchan
 
 def _sort(exchanges: list[Exchange], servable: Batcher, queue: Queue) -> tuple[Sequence[Alike], list[Exchange]]:
     """Runs, and the requests that are to go their own way."""
-    signature, most = queue.signature, queue.largest_run
-    found = json_numbers.read_together([exchange.body for exchange in exchanges], signature)
-    if found is not None and len(found[0]) <= most:
-        return [Alike(exchanges, *found, True)], []
+    most = queue.largest_run
+    together = json_numbers.read_together([exchange.body for exchange in exchanges], queue.signature)
+    if together is not None and len(together[0]) <= most:
+        return [Alike(exchanges, *together, True)], []
     kinds: dict[tuple[object, ...], list[tuple[Exchange, Array]]] = {}
     others = []
     for exchange in exchanges:
-        numbers = json_numbers.read(exchange.body)
-        array = None
-        if numbers is not None and servable.whole(numbers.signature_name) is queue:
-            array = numbers.array(signature)
-        if numbers is None or array is None or len(array) > most:
+        decoded = _decode(exchange.body, servable, queue)
+        if decoded is None or len(decoded[1]) > most:
             others.append(exchange)
         else:
-            kinds.setdefault((numbers.row_format, *array.shape[1:]), []).append((exchange, array))
-    return [alike for kind, decoded in kinds.items() for alike in _runs(decoded, most, bool(kind[0]))], others
+            row_format, array = decoded
+            kinds.setdefault((row_format, *array.shape[1:]), []).append((exchange, array))
+    return [alike for kind, found in kinds.items() for alike in _runs(found, most, bool(kind[0]))], others
+
+
+def _decode(body: bytes, servable: Batcher, queue: Queue) -> tuple[bool, Array] | None:
+    """Whether a body is in row format, and its array; None if that is not all there is to it."""
+    numbers = json_numbers.read(body)
+    if numbers is None or servable.whole(numbers.signature_name) is not queue:
+        return None
+    array = numbers.array(queue.signature)
+    return None if array is None else (numbers.row_format, array)
 
 
 def _runs(decoded: Sequence[tuple[Exchange, Array]], most: int, row_format: bool) -> Iterator[Alike]:
