@@ -95,21 +95,21 @@ def filled_up() -> bytes:
     return made.SerializeToString()
 
 
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"no message",
-        b"",
-        several(),
-        filled_up(),
-        request(np.array(1.0, np.float32)).SerializeToString(),
-        request(np.zeros([0], np.float32)).SerializeToString(),
-        request(np.zeros([200_000], np.float32)).SerializeToString(),
-        request(np.array([True])).SerializeToString(),
-        predict_pb2.PredictRequest(inputs={"x": tf.make_tensor_proto(["a"])}).SerializeToString(),
-        predict_pb2.PredictRequest(inputs={"x": tf.make_tensor_proto([1])}).SerializeToString(),
-    ],
-)
+NO_FRAMES = {
+    "no message": b"no message",
+    "nothing": b"",
+    "several inputs": several(),
+    "filled up": filled_up(),
+    "scalar": request(np.array(1.0, np.float32)).SerializeToString(),
+    "no rows": request(np.zeros([0], np.float32)).SerializeToString(),
+    "large": request(np.zeros([200_000], np.float32)).SerializeToString(),
+    "bool": request(np.array([True])).SerializeToString(),
+    "strings": predict_pb2.PredictRequest(inputs={"x": tf.make_tensor_proto(["a"])}).SerializeToString(),
+    "varints": predict_pb2.PredictRequest(inputs={"x": tf.make_tensor_proto([1])}).SerializeToString(),
+}
+
+
+@pytest.mark.parametrize("payload", NO_FRAMES.values(), ids=NO_FRAMES)
 def test_what_has_no_frame(payload: bytes) -> None:
     frames = Frames()
     for _ in range(6):
