@@ -183,11 +183,7 @@ class Target:
         now = time.monotonic()
         self.latency.observe_all([(now - start) * 1e6 for start in began])
         self.successes.add(len(requests))
-        if self.shared.is_here():
-            for request, reply in zip(requests, replies, strict=True):
-                request.connection.send(request, reply)
-        else:
-            self.shared.send(list(zip(requests, replies, strict=True)))
+        self.shared.send(list(zip(requests, replies, strict=True)))
 
     def refuse(self, request: Exchange, error: ServingError) -> None:
         """Answer a request with an error."""
