@@ -138,11 +138,11 @@ class Watched:
         return [error for error in self.errors if re.search("tfserve", error)]
 
 
-def picture(page: Page, name: str, **more: Any) -> Path:
+def picture(shown: Page | Locator, name: str, **more: Any) -> Path:
     """Keep a screenshot."""
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     file = ARTEFACTS / f"{name}.png"
-    page.screenshot(path=file, **more)
+    shown.screenshot(path=file, **more)
     return file
 
 
@@ -260,9 +260,7 @@ def check_accessibility(page: Page, selector: str, where: str) -> None:
 
 def keep(shown: Locator, name: str, in_docs: bool) -> None:
     """A picture of what is shown, for the artefacts, and for the docs where they are asked for."""
-    ARTEFACTS.mkdir(parents=True, exist_ok=True)
-    made = ARTEFACTS / f"{name}.png"
-    shown.screenshot(path=made, animations="disabled")
+    made = picture(shown, name, animations="disabled")
     folder = os.environ.get("SCREENSHOTS")
     if folder and in_docs:
         Path(folder).mkdir(parents=True, exist_ok=True)

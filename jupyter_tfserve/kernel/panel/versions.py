@@ -44,15 +44,15 @@ class _Row:
         state = "not loaded" if version is None else version_state(version)
         self._text.value = _row(status, self._number, version, state)
         if state in ("available", "loading", "waiting"):
-            words, self._act, may = "Unload", self._unload, active(status) != [self._number]
+            self._offer("Unload", f"Unload version {self._number}", self._unload, active(status) != [self._number])
         elif state == "failed":
-            words, self._act, may = "Load again", self._panel.try_again, True
+            self._offer("Load again", f"Load version {self._number} again", self._panel.try_again)
         else:
-            words, self._act, may = "Load", self._load, state != "unloading"
-        again = " again" if words == "Load again" else ""
-        self._button.description = words
-        self._button.tooltip = f"{words.split()[0]} version {self._number}{again}"
-        self._button.disabled = not may
+            self._offer("Load", f"Load version {self._number}", self._load, state != "unloading")
+
+    def _offer(self, words: str, tooltip: str, act: Callable[[], None], may: bool = True) -> None:
+        self._act = act
+        self._button.description, self._button.tooltip, self._button.disabled = words, tooltip, not may
 
     def _load(self) -> None:
         self._panel.load(self._number)

@@ -23,6 +23,7 @@ _LOCAL = threading.local()
 _USUAL = b'{"instances"'
 _USUAL_QUOTE = len(_USUAL) - 1
 _USUAL_START = _USUAL + b":"
+_LIST_AT = len(_USUAL_START)
 
 #: What JSON takes for space.
 _SPACE = b" \t\r\n"
@@ -134,9 +135,11 @@ def read_together(bodies: Sequence[bytes], signature: Signature) -> tuple[Array,
     lists = []
     counts = []
     for body in bodies:
-        if len(body) > _SMALL or body[:13] != _USUAL_START or body[-1:] != b"}" or body.rfind(b'"') != _USUAL_QUOTE:
+        if len(body) > _SMALL or body[:_LIST_AT] != _USUAL_START or body[-1:] != b"}":
             return None
-        text = body[13:-1].strip(_SPACE)
+        if body.rfind(b'"') != _USUAL_QUOTE:
+            return None
+        text = body[_LIST_AT:-1].strip(_SPACE)
         # So many brackets, and these on the outside, are one list in the other with nothing beside it: none can pass
         # for a part of its neighbours.
         if text.count(b"[") != depth or text.count(b"]") != depth or text[:depth] != begin or text[-depth:] != end:

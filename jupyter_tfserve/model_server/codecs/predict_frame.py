@@ -5,15 +5,14 @@ place.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import predict_pb2
 
+from ..core.servable import Array
 from ..errors import ServingError
 from . import predict_message, proto_tensor
 
@@ -92,29 +91,30 @@ def frame_of(payload: bytes) -> Frame | None:
     if len(request.inputs) != 1:
         return None
     [(name, tensor)] = request.inputs.items()
-    dtype = proto_tensor.plain_dtype(tensor.dtype, as_content=bool(tensor.tensor_content))
-    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    if dtype is None or not shape or min(shape) <= 0:
+    array = _array(tensor, name)
+    if array is None or not array.ndim or not array.size:
         return None
-    numbers = _numbers(tensor, dtype)
-    if len(numbers) != math.prod(shape) * dtype.itemsize:
-        return None
+    numbers = array.tobytes()
     # It is so if other numbers at that place make a request that differs in the numbers, and in nothing else.
     others = numbers.translate(_INVERTED)
     if not tensor.tensor_content:
-        others = np.arange(0.5, math.prod(shape), dtype=dtype).tobytes()
+        others = np.arange(0.5, array.size, dtype=array.dtype).tobytes()
     for at in _places(payload, numbers):
         before, after = payload[:at], payload[at + len(numbers) :]
         if _differ_in_numbers(request, before + others + after, name, others):
             filtered = tuple(request.output_filter)
-            return Frame(before, after, len(numbers), dtype, shape, name, request.model_spec, filtered)
+            return Frame(before, after, len(numbers), array.dtype, array.shape, name, request.model_spec, filtered)
     return None
 
 
-def _numbers(tensor: Any, dtype: np.dtype[Any]) -> bytes:
-    content: bytes = tensor.tensor_content
-    typed = tensor.float_val if tensor.dtype == types_pb2.DT_FLOAT else tensor.double_val
-    return content or np.array(typed, dtype).tobytes()
+def _array(tensor: Any, name: str) -> Array | None:
+    """A tensor whose values may be on the wire what they are in memory; else None."""
+    try:
+        array = proto_tensor.decode(tensor, name)
+    except ServingError:
+        return None
+    is_plain = not array.dtype.hasobject if tensor.tensor_content else array.dtype in (np.float32, np.float64)
+    return array if is_plain else None
 
 
 def _places(payload: bytes, numbers: bytes) -> Iterator[int]:
@@ -134,8 +134,8 @@ def _differ_in_numbers(request: Any, payload: bytes, name: str, numbers: bytes) 
     if list(other.inputs) != [name]:
         return False
     tensor = other.inputs[name]
-    dtype = proto_tensor.plain_dtype(tensor.dtype, as_content=bool(tensor.tensor_content))
-    if dtype is None or _numbers(tensor, dtype) != numbers:
+    array = _array(tensor, name)
+    if array is None or array.tobytes() != numbers:
         return False
     rest = predict_pb2.PredictRequest()
     rest.CopyFrom(request)

@@ -141,16 +141,6 @@ def _fit(array: Array, count: int, name: str) -> Array:
     return full
 
 
-def plain_dtype(number: int, as_content: bool) -> np.dtype[Any] | None:
-    """The dtype of a type whose values are what an array's memory holds, in `tensor_content` or in its packed field;
-    None of others.
-    """
-    if as_content:
-        dtype = _DTYPES.get(number)
-        return None if dtype is None or dtype.hasobject or dtype == np.bool_ else dtype
-    return _DTYPES[number] if number in (types_pb2.DT_FLOAT, types_pb2.DT_DOUBLE) else None
-
-
 def _content(content: bytes, dtype: np.dtype[Any], count: int, name: str) -> Array:
     if dtype.hasobject:
         return _string_content(content, count, name)

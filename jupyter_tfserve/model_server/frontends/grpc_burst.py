@@ -38,6 +38,7 @@ class _Burst:
         self._turn = turn
         self._frames = Frames()
         self._calls: list[Call] = []
+        self._began = 0.0  # when the first of them came
 
     def add(self, call: Call) -> None:
         """One more; they are started in the next turn."""

@@ -104,7 +104,7 @@ def start_together(target: Target, exchanges: list[Exchange]) -> Sequence[Exchan
     if target.model in core.logged:
         return exchanges  # each of them is to be written down
     try:
-        version = core.manager.acquire(*target.spec)
+        version = core.acquire(*target.spec)
     except ServingError:
         return exchanges  # an error in a body is told before this one
     sorted_out: Sequence[Alike] = ()

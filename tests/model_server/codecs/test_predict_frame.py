@@ -95,11 +95,26 @@ def filled_up() -> bytes:
     return made.SerializeToString()
 
 
+def of_unknown_rank() -> bytes:
+    made = request(np.array([1.0], np.float32))
+    made.inputs["x"].tensor_shape.unknown_rank = True
+    made.inputs["x"].tensor_shape.dim[0].size = 1
+    return made.SerializeToString()
+
+
+def too_short() -> bytes:
+    made = request(np.array([1.0], np.float32))
+    made.inputs["x"].tensor_shape.dim[0].size = 2
+    return made.SerializeToString()
+
+
 NO_FRAMES = {
     "no message": b"no message",
     "nothing": b"",
     "several inputs": several(),
     "filled up": filled_up(),
+    "of unknown rank": of_unknown_rank(),
+    "too short": too_short(),
     "scalar": request(np.array(1.0, np.float32)).SerializeToString(),
     "no rows": request(np.zeros([0], np.float32)).SerializeToString(),
     "large": request(np.zeros([200_000], np.float32)).SerializeToString(),
