@@ -39,7 +39,7 @@ class EchoingKernel:
 
     def close(self) -> None:
         """End the kernel."""
-        self._connection.close()
+        self._run(self._disconnect())
         self._loop.close()
         self._ask("DELETE", f"/api/kernels/{self._id}")
 
@@ -54,6 +54,9 @@ class EchoingKernel:
     async def _connect(self) -> Any:
         url = self._url.replace("http", "ws", 1) + f"/api/kernels/{self._id}/channels?session_id={self._session}"
         return await websocket_connect(HTTPRequest(url, headers=self._headers, connect_timeout=LIMIT))
+
+    async def _disconnect(self) -> None:
+        self._connection.close()  # writes, which needs the running loop
 
     async def _echo_beside(self, work: Callable[[], Any]) -> list[float]:
         working = asyncio.get_running_loop().run_in_executor(None, work)

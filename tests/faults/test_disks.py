@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from helpers import StoreServer, environment, wait_for
@@ -92,13 +93,10 @@ def test_the_disk_is_full_during_logging(
     filler = small_disk / "filler"
     with Load(server.rest_port, "/v1/models/affine:predict", {"instances": [1.0] * 2000}, clients=2) as load:
         load.wait(20)
-        with open(filler, "wb") as file:
-            try:
-                while True:
-                    file.write(bytes(64 * 1024))
-                    file.flush()
-            except OSError:
-                pass
+        # Unbuffered: what a full disk took no more of would be written once more when the file closes.
+        with open(filler, "wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(64 * 1024))
         load.wait(100)
         filler.unlink()
         load.wait(20)
