@@ -9,6 +9,7 @@ standard library.
     <store>/<model>/.keep            how many version folders to keep (absent: all)
     <store>/<model>/.batching        what was set at run time for its batching, JSON (absent: nothing)
     <store>/<model>/.device          where it is to be served, JSON (absent: where there is room)
+    <store>/<model>/.stopped         how it was served before that was stopped, ModelServerConfig (absent: it was not)
     <store>/.staging/                versions on their way in; on the same file system, so that a rename is atomic
     <store>/.store_id                a random word: who reads the same one shares the disk
 
@@ -37,6 +38,7 @@ STORE_ID = ".store_id"
 KEEP = ".keep"
 BATCHING = ".batching"
 DEVICE = ".device"
+STOPPED = ".stopped"
 
 #: Beside a SavedModel, inside its version: who made it, and the body of a Predict request to try it with.
 LINEAGE = "assets.extra/tfserve_lineage.json"
@@ -229,6 +231,26 @@ class Store:
     def set_placement(self, name: str, settings: dict[str, Any]) -> None:
         """Remember it."""
         self._set_settings(name, DEVICE, settings)
+
+    def stopped(self, name: str) -> str:
+        """How a model was served before that was stopped: a ModelServerConfig with this model, text proto; "" if it was
+        not.
+        """
+        try:
+            return (self.root / name / STOPPED).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def set_stopped(self, name: str, text: str) -> None:
+        """Remember it, with "" forget it; nothing for a model that has no folder here, or where the disk is full: it
+        can be stopped all the same.
+        """
+        path = self.root / name / STOPPED
+        with contextlib.suppress(OSError):
+            if not text:
+                path.unlink(missing_ok=True)
+            elif path.parent.is_dir():
+                write_atomically(path, text)
 
     def _settings(self, name: str, file: str) -> dict[str, Any]:
         try:

@@ -238,6 +238,20 @@ def test_batching(store: Store) -> None:
         assert store.batching("digits") == {}
 
 
+def test_stopped(store: Store) -> None:
+    store.set_stopped("digits", "how it was served")  # it lives elsewhere
+    assert store.stopped("digits") == ""
+    (store.root / "digits" / "1").mkdir(parents=True)
+    store.set_stopped("digits", "how it was served")
+    assert store.stopped("digits") == "how it was served"
+    assert store.names() == ["digits"] and list(versions_in(store.root / "digits")) == [1]
+    for _ in range(2):
+        store.set_stopped("digits", "")
+        assert store.stopped("digits") == ""
+    (store.root / "digits" / ".stopped").write_bytes(b"\xff\xfe")
+    assert store.stopped("digits") == ""
+
+
 def test_has_models(store: Store) -> None:
     assert not store.has_models
     write_atomically(store.config, "model_config_list {}")

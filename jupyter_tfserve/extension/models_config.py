@@ -24,13 +24,14 @@ def remove(store: Store, name: str, files: bool) -> bool:
     """Serve a model no longer and, with `files`, delete its folder in the store; False if there was nothing to do."""
     with store.locked():
         text = read(store)
-        served = name in names(text)
-        if served:
+        entries = [text[start:end] for found, start, end in _entries(text) if found == name]
+        if entries:
+            store.set_stopped(name, "model_config_list {\n  " + entries[0] + "\n}\n")
             write_atomically(store.config, without(text, name))
     stored = files and name in store.names()
     if stored:
         store.remove(name)
-    return served or stored
+    return bool(entries) or stored
 
 
 def names(text: str) -> list[str]:

@@ -177,7 +177,9 @@ class ConfigStore:
         return text_format.MessageToString(self._read())
 
     def register(self, name: str, request: api.ModelRequest) -> None:
-        """Serve a model, or change it; versions that could not be loaded are tried again."""
+        """Serve a model, as it was served before if that was stopped, or change it; versions that could not be loaded
+        are tried again.
+        """
 
         def change(config: Config) -> None:
             model = next((m for m in config.model_config_list.config if m.name == name), None)
@@ -186,6 +188,7 @@ class ConfigStore:
                 model = config.model_config_list.config.add(name=name, model_platform="tensorflow")
                 if "base_path" not in request:
                     model.base_path = str(self._base_path(name))
+                    self._bring_back(model)
             if "base_path" in request:
                 model.base_path = request["base_path"]
             if "platform" in request:
@@ -200,24 +203,32 @@ class ConfigStore:
         self._core.manager.retry(name)
         self._change(change)
         self._core.look(name)
+        if self._store is not None:
+            self._store.set_stopped(name, "")
         if self._store is not None and keep is not None:
             self._store.set_keep_versions(name, keep)
             self.prune(name)
 
     def unregister(self, name: str, files: bool) -> None:
-        """Stop serving a model; with `files`, delete the store's copy."""
+        """Stop serving a model; with `files`, delete the store's copy. Else the store remembers how it was served."""
+        before = Config()
 
         def change(config: Config) -> None:
             models = config.model_config_list.config
             keep = [m for m in models if m.name != name]
             if len(keep) == len(models) and not (files and self._store is not None and name in self._store.names()):
                 raise _unknown(name)
+            before.model_config_list.config.extend(m for m in models if m.name == name)
             del models[:]
             models.extend(keep)
 
         self._change(change)
-        if files and self._store is not None:
+        if self._store is None:
+            return
+        if files:
             self._store.remove(name)
+        elif before.model_config_list.config:
+            self._store.set_stopped(name, text_format.MessageToString(before))
 
     def set_policy(self, name: str, policy: api.Policy) -> None:
         """Say which versions are served."""
@@ -298,6 +309,28 @@ class ConfigStore:
         config = Config()
         config.CopyFrom(self._memory)
         return config
+
+    def _bring_back(self, model: model_server_config_pb2.ModelConfig) -> None:
+        """What the store remembers of how a model was served, as far as its versions are still there."""
+        assert self._store is not None
+        try:
+            [before] = parse(self._store.stopped(model.name)).model_config_list.config
+        except (ServingError, ValueError):
+            return
+        if (before.name, before.base_path) != (model.name, model.base_path):
+            return
+        model.CopyFrom(before)
+        present = versions_in(Path(model.base_path))
+        policy = model.model_version_policy
+        if policy.WhichOneof("policy_choice") == "specific":
+            kept = [number for number in policy.specific.versions if number in present]
+            if kept:
+                policy.specific.versions[:] = kept
+            else:
+                model.ClearField("model_version_policy")
+        for label, number in list(model.version_labels.items()):
+            if number not in present:
+                del model.version_labels[label]
 
     def _base_path(self, name: str) -> Path:
         if self._store is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from jupyter_tfserve.extension import models_config
 from jupyter_tfserve.store import Store
@@ -42,9 +44,6 @@ def test_without(name: str) -> None:
 
 
 def test_protobuf_agrees() -> None:
-    from google.protobuf import text_format
-    from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
-
     # TF Serving's own messages have no `name` in what is nested; all else parses.
     text = TEXT.replace('log_collector_config { name: "nested" }', 'log_collector_config { type: "nested" }')
     for name in ("digits", "other"):
@@ -66,6 +65,8 @@ def test_remove(tmp_path: Path) -> None:
     assert not models_config.remove(store, "unserved", files=False)
     assert models_config.remove(store, "unserved", files=True)
     assert models_config.remove(store, "digits", files=False)
+    [stopped] = text_format.Parse(store.stopped("digits"), ModelServerConfig()).model_config_list.config
+    assert (stopped.name, dict(stopped.version_labels)) == ("digits", {"name": 2})
     assert store.names() == ["digits"]
     assert models_config.names(models_config.read(store)) == ["other"]
     assert models_config.remove(store, "digits", files=True)

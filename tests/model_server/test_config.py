@@ -133,6 +133,56 @@ def test_register_policy_labels_unregister(make: Callable[..., tuple[ServerCore,
     assert not core.models
 
 
+def test_what_was_stopped_comes_back_as_it_was(
+    make: Callable[..., tuple[ServerCore, ConfigStore]], store: Store, tmp_path: Path
+) -> None:
+    core, configs = make(store)
+    version(store, "m", 1, 2, 3)
+    configs.register("m", {"policy": {"specific": {"versions": [1, 2]}}})
+    served(core, "m", 1, 2)
+    configs.set_labels("m", {"stable": 1, "canary": 2})
+    before = configs.text()
+    configs.unregister("m", files=False)
+    served(core, "m")
+    configs.register("m", {})
+    served(core, "m", 1, 2)
+    assert configs.text() == before
+    assert core.manager.labels("m") == {"stable": 1, "canary": 2}
+    assert store.stopped("m") == ""
+
+    # What is not there any more is left out, and what is asked for comes before what was.
+    configs.unregister("m", files=False)
+    (store.root / "m" / "2").rmdir()
+    configs.register("m", {"labels": {"stable": None, "new": 1}})
+    served(core, "m", 1)
+    [model] = parse(configs.text()).model_config_list.config
+    assert list(model.model_version_policy.specific.versions) == [1] and dict(model.version_labels) == {"new": 1}
+    configs.unregister("m", files=False)
+    (store.root / "m" / "1").rmdir()
+    configs.register("m", {})
+    served(core, "m", 3)
+
+    # A model that is served from elsewhere is another one, and one whose files are gone is forgotten.
+    configs.set_policy("m", {"all": {}})
+    configs.unregister("m", files=False)
+    (tmp_path / "elsewhere" / "7").mkdir(parents=True)
+    configs.register("m", {"base_path": str(tmp_path / "elsewhere")})
+    served(core, "m", 7)
+    configs.unregister("m", files=False)
+    configs.register("m", {})
+    served(core, "m", 3)
+    configs.unregister("m", files=True)
+    version(store, "m", 4, 5)
+    configs.register("m", {})
+    served(core, "m", 5)
+
+    for nonsense in ("nonsense {", 'model_config_list { config { name: "other" base_path: "/other" } }'):
+        configs.unregister("m", files=False)
+        store.set_stopped("m", nonsense)
+        configs.register("m", {})
+        served(core, "m", 5)
+
+
 @pytest.mark.parametrize(
     ("request_", "said"),
     [

@@ -84,6 +84,7 @@ def test_versions_are_loaded_and_unloaded(show: Show, jupyter: JupyterServer, mo
     wait_for("the end", lambda: panel.status is None)
     field(panel, "Serve").click()
     wait_for("it to be served again", lambda: panel.version is not None)
+    assert panel.status is not None and panel.status["policy"] == {"specific": {"versions": [1, 2]}}
     panel.stop_serving()
 
 
