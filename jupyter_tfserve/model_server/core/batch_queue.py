@@ -253,7 +253,7 @@ class Queue:
     def _run(self, batch: list[Task], now: float) -> None:
         """Run a batch and give each request its rows. If it fails, each is run alone: an error is its request's."""
         try:
-            found = self._execute(batch, now)
+            found, size = self._execute(batch, now)
         except ServingError as error:
             if len(batch) == 1 or error.code in (Code.DEADLINE_EXCEEDED, Code.CANCELLED):
                 tasks.fail(batch, error)
@@ -265,12 +265,17 @@ class Queue:
             log.exception("A run of %s failed", self._batcher.model)
             tasks.fail(batch, ServingError(Code.INTERNAL, "The run failed"))
             return
+        took = time.monotonic() - now
         tasks.finish(batch, [found] if len(batch) == 1 else tasks.Shares(found, batch))
+        self._count(batch, size, now, took)  # then only: nobody waits for it
 
-    def _execute(self, batch: list[Task], began: float) -> list[Array]:
-        """One run of the servable: the outputs of all rows, padding cut off."""
+    def _execute(self, batch: list[Task], began: float) -> tuple[list[Array], int]:
+        """One run of the servable: the outputs of all rows, padding cut off; and how many rows were run, 0 where they
+        are no batch.
+        """
         timeout_ms = _timeout_ms(batch, began)
         first = batch[0]
+        padded = 0
         if first.shape is None:
             found = self._servable.run(self.signature, first.inputs, self.outputs, timeout_ms)
         else:
@@ -285,9 +290,15 @@ class Queue:
                 check_rows(found, padded)
             if padded != rows:
                 found = [array[:rows] for array in found]
-            self._batch_size.observe(padded)
         self._is_quick = self._servable.is_quick(self.signature)
-        took = (time.monotonic() - began) * 1e6
+        return found, padded
+
+    def _count(self, batch: list[Task], size: int, began: float, seconds: float) -> None:
+        """Note a run in the metrics."""
+        if size:
+            self._batch_size.observe(size)
+        took = seconds * 1e6
+        first = batch[0]
         if len(batch) == 1 and first.requests == 1:
             self._queue_time.observe((began - first.submitted) * 1e6)
             self._latency.observe(took)
@@ -299,7 +310,6 @@ class Queue:
             apis = [task.api for task in requests]
             for api in set(apis):
                 self._runtime_of(api).observe_all([took] * apis.count(api))
-        return found
 
     def _runtime_of(self, api: str) -> metrics.Distribution:
         found = self._runtime.get(api)

@@ -159,7 +159,7 @@ class RestApi:
             return Response(200, self._run_examples(verb, *spec, body, deadline))
 
         def answer() -> None:
-            self._predictions.send([(request, self._answer(spec[0], verb, work, began))])
+            self._predictions.send([request], [self._answer(spec[0], verb, work, began)])
 
         try:
             self._pools.of(spec[0]).submit(answer)

@@ -83,17 +83,17 @@ class Predictions:
             except RuntimeError:
                 pass  # the loop is closed, and with it the connections
 
-    def send(self, replies: Sequence[tuple[Exchange, Response | bytes]]) -> None:
+    def send(self, requests: Sequence[Exchange], replies: Sequence[Response | bytes]) -> None:
         """Answer requests, from any thread."""
-        self.call(_respond, replies)
+        self.call(_respond, requests, replies)
 
     def log(self, model: str, record: Callable[[float], bytes]) -> None:
         """Offer a request to the model's log."""
         self._logs.offer(model, self.core.logging(model), record)
 
 
-def _respond(replies: Sequence[tuple[Exchange, Response | bytes]]) -> None:
-    for request, reply in replies:
+def _respond(requests: Sequence[Exchange], replies: Sequence[Response | bytes]) -> None:
+    for request, reply in zip(requests, replies, strict=True):
         request.respond(reply)
 
 
@@ -181,13 +181,13 @@ class Target:
         if (add := self.shared.reply) is not None:
             replies = [add(Response(200, reply) if isinstance(reply, bytes) else reply) for reply in replies]
         now = time.monotonic()
+        self.shared.send(requests, replies)
         self.latency.observe_all([(now - start) * 1e6 for start in began])
         self.successes.add(len(requests))
-        self.shared.send(list(zip(requests, replies, strict=True)))
 
     def refuse(self, request: Exchange, error: ServingError) -> None:
         """Answer a request with an error."""
-        self.shared.send([(request, self.shared.refusal(self.model, error))])
+        self.shared.send([request], [self.shared.refusal(self.model, error)])
 
     def where_there_is_time(self, outputs: Sequence[list[Array]], answer: Callable[..., None], *arguments: Any) -> None:
         """Call `answer(*arguments)`, which writes outputs out: not in the event loop's thread where it takes time."""

@@ -215,11 +215,11 @@ class Services:
     def answer(self, model: str, calls: Sequence[Call], replies: Sequence[bytes], began: Sequence[float]) -> None:
         """Answer predictions that went well, and count them; `began` has a `time.monotonic()` for each."""
         now = time.monotonic()
+        for call, reply in zip(calls, replies, strict=True):
+            call.reply(reply)
         latency, successes = self.metrics_of(model)
         latency.observe_all([(now - start) * 1e6 for start in began])
         successes.add(len(replies))
-        for call, reply in zip(calls, replies, strict=True):
-            call.reply(reply)
 
     def refuse(self, model: str, call: Call, error: ServingError) -> None:
         """Answer a prediction with an error."""
