@@ -17,7 +17,7 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import input_pb2
 
 from jupyter_tfserve.model_server import config, config_protos
-from jupyter_tfserve.model_server.codecs import examples, json_numbers, json_tensor, json_text, proto_tensor
+from jupyter_tfserve.model_server.codecs import examples, json_numbers, json_reply, json_tensor, json_text, proto_tensor
 from jupyter_tfserve.model_server.core.servable import Array, Signature, TensorInfo
 from jupyter_tfserve.model_server.errors import ServingError, truncated
 from jupyter_tfserve.model_server.frontends.http import Exchange, Response
@@ -123,7 +123,7 @@ def json_predict(data: bytes) -> None:
             assert [_bits(a) for a in arrays] == [_bits(a) for a in again[0]]
             for array in arrays:
                 _proto_round_trip(array)
-            encode = json_tensor.encode_rows if row_format else json_tensor.encode_columns
+            encode = json_reply.encode_rows if row_format else json_reply.encode_columns
             written = _outcome(lambda e=encode, a=arrays, s=signature: e(a, s))
             if written is ServingError:
                 continue

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from .. import inference, metrics
-from ..codecs import examples, json_tensor, prediction_log, status_json
+from ..codecs import examples, json_reply, json_tensor, prediction_log, status_json
 from ..core.pools import ModelPools
 from ..core.server_core import ServerCore
 from ..errors import RETRY_SECONDS, Code, ServingError, invalid
@@ -180,10 +180,10 @@ class RestApi:
             if verb == "classify":
                 classes = inference.classify(version.loaded, name, batch, check, _left(deadline))
                 self._predictions.log(model, lambda rate: prediction_log.classify(spec, batch, classes, rate))
-                return json_tensor.encode_classes(classes)
+                return json_reply.encode_classes(classes)
             values = inference.regress(version.loaded, name, batch, check, _left(deadline))
             self._predictions.log(model, lambda rate: prediction_log.regress(spec, batch, values, rate))
-            return json_tensor.encode_values(values)
+            return json_reply.encode_values(values)
 
     # Status, metadata, metrics.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..codecs import json_numbers, json_tensor
+from ..codecs import json_numbers, json_reply
 from ..core.batch_queue import Queue
 from ..core.manager import Version
 from ..core.servable import Array
@@ -52,7 +52,7 @@ class Together(Task):
         exchanges: Sequence[Exchange] = alike.exchanges
         replies = None
         if alike.row_format and len(outputs) == 1:
-            replies = json_tensor.encode_many_rows(outputs[0], alike.counts)
+            replies = json_reply.encode_many_rows(outputs[0], alike.counts)
         if replies is None:
             exchanges, replies = self._encode_each(outputs)
         target.shared.core.manager.release(self._version)
@@ -61,7 +61,7 @@ class Together(Task):
     def _encode_each(self, outputs: list[Array]) -> tuple[list[Exchange], list[bytes]]:
         """The answers, and whose they are; who cannot be answered has been told."""
         alike, signature = self._alike, self._queue.signature
-        encode = json_tensor.encode_rows if alike.row_format else json_tensor.encode_columns
+        encode = json_reply.encode_rows if alike.row_format else json_reply.encode_columns
         answered: list[Exchange] = []
         replies: list[bytes] = []
         start = 0

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import inference, metrics
-from ..codecs import json_tensor, predict_message, prediction_log
+from ..codecs import json_reply, json_tensor, predict_message, prediction_log
 from ..core.batch_queue import Queue
 from ..core.batching import Batcher
 from ..core.manager import Version
@@ -253,7 +253,7 @@ class _Prediction(Task):
 
     def encode(self, queue: Queue, outputs: list[Array]) -> Response | bytes:
         """The answer."""
-        return (json_tensor.encode_rows if self.row_format else json_tensor.encode_columns)(outputs, queue.signature)
+        return (json_reply.encode_rows if self.row_format else json_reply.encode_columns)(outputs, queue.signature)
 
     @classmethod
     def finish(cls, tasks: Sequence[Any], outputs: Sequence[list[Array]]) -> None:
@@ -269,7 +269,7 @@ class _Prediction(Task):
         for task in tasks:
             if not task.row_format:
                 return None
-        return json_tensor.encode_many_rows(outputs.whole[0], [task.rows for task in tasks])
+        return json_reply.encode_many_rows(outputs.whole[0], [task.rows for task in tasks])
 
     def log(self, queue: Queue, outputs: list[Array]) -> None:
         """Offer it to the model's log."""
