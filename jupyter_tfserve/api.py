@@ -386,6 +386,7 @@ class ShareList(TypedDict):
     """Everything that is shared."""
 
     shares: list[Share]
+    kinds: list[ShareKind]  #: that can be made on this server; the default comes first
 
 
 class NewShare(TypedDict):

@@ -47,7 +47,8 @@ class SharesHandler(ManagementHandler):
     async def get(self) -> None:
         """A `ShareList`."""
         await self.in_thread(self.tfserve.shares.refresh)
-        self.finish(json.dumps(ShareList(shares=[record.message() for record in self.tfserve.shares])))
+        shares = [record.message() for record in self.tfserve.shares]
+        self.finish(json.dumps(ShareList(shares=shares, kinds=_kinds(self.tfserve))))
 
     @web.authenticated
     @authorized("write", AUTH_RESOURCE)
@@ -155,6 +156,12 @@ def _hub(tfserve: TFServe) -> Hub:
             "Use an access key: `%tfserve share NAME --key`.",
         )
     return tfserve.hub
+
+
+def _kinds(tfserve: TFServe) -> list[ShareKind]:
+    """What can be made, the default first."""
+    kinds: list[ShareKind] = ["link", "user"] if tfserve.hub else []
+    return [*kinds, "key"] if tfserve.allow_access_keys else kinds
 
 
 def _checked(tfserve: TFServe, request: dict[str, Any]) -> Record:

@@ -15,7 +15,7 @@ import type {
   NewShare,
   Policy,
   SavedModelRequest,
-  Share,
+  ShareList,
   ShareRequest,
   State,
   Stats
@@ -101,8 +101,8 @@ export class Client {
     await this._ask('POST', 'api/server', JSON.stringify({ action }));
   }
 
-  async shares(): Promise<Share[]> {
-    return (await this._json<{ shares: Share[] }>('GET', 'shares')).shares;
+  shares(): Promise<ShareList> {
+    return this._json('GET', 'shares');
   }
 
   share(request: ShareRequest): Promise<NewShare> {

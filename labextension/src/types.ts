@@ -144,6 +144,12 @@ export interface DeviceList {
 
 export type ShareKind = 'user' | 'link' | 'key';
 
+export interface ShareList {
+  shares: Share[];
+  /** That can be made on this server; the default comes first. */
+  kinds: ShareKind[];
+}
+
 export interface Share {
   id: string;
   kind: ShareKind;

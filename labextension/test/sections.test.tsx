@@ -9,6 +9,7 @@ import { Actions } from '../src/actions';
 import { AppProvider } from '../src/context';
 import { Batching } from '../src/sections/batching';
 import { Labels } from '../src/sections/labels';
+import { Shares } from '../src/sections/shares';
 import { Settings } from '../src/settings';
 import { Store } from '../src/store';
 import { Trials } from '../src/trial';
@@ -123,4 +124,30 @@ it('does not take words for numbers', async () => {
   await act(async () => size.dispatchEvent(new FocusEvent('focusout', { bubbles: true })));
   await vi.waitFor(() => expect(page.querySelector('[role=alert]')!.textContent).toContain('is no whole number'));
   expect(jupyter.asked).toEqual([]);
+});
+
+it('offers what can be shared on this server', async () => {
+  jupyter.answers.set('GET api/shares', { shares: [], kinds: ['link', 'user'] });
+  await show(<Shares status={digits} />);
+  await vi.waitFor(() => expect(page.querySelector('form')).not.toBeNull());
+  const kinds = field<HTMLSelectElement>('Share with');
+  expect([...kinds.options].map(one => one.value)).toEqual(['link', 'user']);
+  await type(kinds, 'user');
+  await act(async () => page.querySelector('form')!.requestSubmit());
+  await vi.waitFor(() => expect(page.querySelector('[role=alert]')!.textContent).toContain('A user has a name.'));
+  await type(field('User'), ' bob ');
+  const share = { id: 'abc', kind: 'user', user: 'bob', models: ['digits'], versions: [], labels: [], created: 1 };
+  jupyter.answers.set('POST api/shares', async (request: Request) => {
+    expect(await request.json()).toEqual({ models: ['digits'], kind: 'user', user: 'bob', expires_in: 604800 });
+    return { share: { ...share, expires: null, note: '', last_used: null }, key: '', accept_url: '' };
+  });
+  await act(async () => page.querySelector('form')!.requestSubmit());
+  await vi.waitFor(() => expect(jupyter.count('GET api/shares')).toBe(2));
+});
+
+it('says where nothing can be shared', async () => {
+  jupyter.answers.set('GET api/shares', { shares: [], kinds: [] });
+  await show(<Shares status={digits} />);
+  await vi.waitFor(() => expect(page.textContent).toContain('TFServe.allow_access_keys'));
+  expect(page.querySelector('form')).toBeNull();
 });

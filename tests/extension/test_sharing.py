@@ -126,6 +126,7 @@ def test_a_key_predicts_with_its_model_everywhere_until_it_is_revoked(shared: Ju
         listed = next(one for one in client.shares()["shares"] if one["id"] == made["share"]["id"])
         assert listed["note"] == "for Ann" and listed["last_used"] is not None
         assert made["key"] not in json.dumps(client.shares())
+        assert client.shares()["kinds"] == ["key"]
     unshare(shared, made)
     assert through(shared, "affine", key) == 401
     assert shared.call("POST", "/tfserve" + PREDICT, b"", key).status == 401
@@ -226,6 +227,8 @@ def test_keys_can_be_turned_off(start_jupyter: Start, models: Path) -> None:
     with pytest.raises(TFServeError) as refused:
         share(one, "affine")
     assert refused.value.status == 403 and "allow_access_keys" in str(refused.value)
+    with contextlib.closing(one.client()) as client:
+        assert client.shares()["kinds"] == []
 
 
 def test_stock_grpc_clients_through_the_tunnel(shared: JupyterServer) -> None:

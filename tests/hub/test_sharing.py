@@ -224,6 +224,7 @@ def test_access_keys_are_off_on_a_hub(owner: UserServer) -> None:
         "try: connect().share('affine', kind='key')\nexcept TFServeError as error: print(error)"
     )
     assert "TFServe.allow_access_keys" in said and "hub-config" in said
+    assert owner.client().shares()["kinds"] == ["link", "user"]
 
 
 def test_predictions_are_activity_and_polling_is_not(hub: JupyterHub, owner: UserServer) -> None:

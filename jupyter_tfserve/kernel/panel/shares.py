@@ -8,9 +8,9 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from ...api import ModelStatus, Share
+from ...api import ModelStatus, Share, ShareKind
 from ..errors import KernelError
-from .section import NARROW, Section, close_whole, dim, html, on_user, set_children
+from .section import NARROW, Section, close_whole, dim, html, on_user, set_children, set_options
 from .style import PREFIX
 from .words import moment, share_what, share_who
 
@@ -21,6 +21,13 @@ _TIMES = {
     "a week": 168 * _HOUR,
     "a month": 720 * _HOUR,
     "for good": None,
+}
+
+
+_WHO: dict[ShareKind, str] = {
+    "key": "whoever has a key",
+    "link": "whoever opens a link",
+    "user": "a user of the Hub",
 }
 
 
@@ -55,10 +62,7 @@ class Shares(Section):
         self._list = widgets.VBox()
         self._none = html()
         self._kind = widgets.Dropdown(
-            style=NARROW,
-            description="Share with",
-            options=[("whoever has a key", "key"), ("whoever opens a link", "link"), ("a user of the Hub", "user")],
-            layout=widgets.Layout(width="20em"),
+            style=NARROW, description="Share with", options=[], layout=widgets.Layout(width="20em")
         )
         self._user = widgets.Text(style=NARROW, description="User", layout=widgets.Layout(width="16em"))
         self._time = widgets.Dropdown(
@@ -66,9 +70,9 @@ class Shares(Section):
         )
         self._share = self.button("Share", self._make, "Let them predict with this model, and nothing else")
         self._made = html()
-        self._form = widgets.HBox([self._kind, self._time, self._share])
+        self._form = widgets.HBox()
         self._form.layout.flex_flow = "row wrap"
-        on_user(self._kind, lambda _: self._show_field())
+        on_user(self._kind, lambda _: self._show_form())
         self.box.children = (self._list, self._none, self._form, self._made)
         self._model = ""
 
@@ -85,7 +89,10 @@ class Shares(Section):
             self._none.value = dim("Sharing goes through a Jupyter Server, and this kernel has none.")
             set_children(self._form, [])
             return
-        shares = [s for s in self.panel.endpoint.client.shares()["shares"] if self._model in s["models"]]
+        found = self.panel.endpoint.client.shares()
+        set_options(self._kind, [(_WHO[kind], kind) for kind in found["kinds"]], self._kind.value)
+        self._show_form()
+        shares = [s for s in found["shares"] if self._model in s["models"]]
         shares.sort(key=lambda share: share["created"])
         for share in shares:
             if share["id"] not in self._rows:
@@ -96,10 +103,12 @@ class Shares(Section):
         for share_id in self._rows.keys() - set(kept):
             close_whole(self._rows.pop(share_id).box)
         self._none.value = "" if shares else dim(f"{self._model} is shared with nobody.")
+        if not found["kinds"]:
+            self._none.value += dim("Access keys are turned off on this server (TFServe.allow_access_keys).")
 
-    def _show_field(self) -> None:
+    def _show_form(self) -> None:
         field = [self._user] if self._kind.value == "user" else []
-        set_children(self._form, [self._kind, *field, self._time, self._share])
+        set_children(self._form, [self._kind, *field, self._time, self._share] if self._kind.options else [])
 
     def _make(self) -> None:
         user = self._user.value.strip() if self._kind.value == "user" else ""

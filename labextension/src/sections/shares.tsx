@@ -15,10 +15,12 @@ export function Shares({ status }: { status: ModelStatus }): JSX.Element {
   const { actions, store, trans } = useApp();
   const doing = useDoing();
   const [shares, setShares] = useState<Share[] | null>(null);
+  const [kinds, setKinds] = useState<ShareKind[] | null>(null);
   const [made, setMade] = useState<NewShare | null>(null);
   const fetch = async () => {
-    const all = await store.client.shares();
-    const ours = all.filter(share => share.models.includes(status.name));
+    const found = await store.client.shares();
+    setKinds(found.kinds);
+    const ours = found.shares.filter(share => share.models.includes(status.name));
     setShares(ours.sort((one, other) => one.created - other.created));
   };
   useEffect(() => {
@@ -58,7 +60,12 @@ export function Shares({ status }: { status: ModelStatus }): JSX.Element {
         ))}
       </ul>
       {shares?.length === 0 && <Dim>{trans.__('%1 is shared with nobody.', status.name)}</Dim>}
-      <NewForm trans={trans} onShare={(...asked) => doing.run(() => share(...asked))} />
+      {kinds && kinds.length > 0 && (
+        <NewForm trans={trans} kinds={kinds} onShare={(...asked) => doing.run(() => share(...asked))} />
+      )}
+      {kinds?.length === 0 && (
+        <Dim>{trans.__('Access keys are turned off on this server (%1).', 'TFServe.allow_access_keys')}</Dim>
+      )}
       {doing.outcome}
       {made && <Made made={made} model={status.name} />}
     </>
@@ -67,11 +74,17 @@ export function Shares({ status }: { status: ModelStatus }): JSX.Element {
 
 interface NewFormProps {
   trans: TranslationBundle;
+  kinds: ShareKind[];
   onShare(kind: ShareKind, user: string, time: string): void;
 }
 
-function NewForm({ trans, onShare }: NewFormProps): JSX.Element {
-  const [kind, setKind] = useState<ShareKind>('key');
+function NewForm({ trans, kinds, onShare }: NewFormProps): JSX.Element {
+  const who: Record<ShareKind, string> = {
+    key: trans.__('whoever has a key'),
+    link: trans.__('whoever opens a link'),
+    user: trans.__('a user of the Hub')
+  };
+  const [kind, setKind] = useState(kinds[0]);
   const [user, setUser] = useState('');
   const [time, setTime] = useState('week');
   return (
@@ -79,11 +92,7 @@ function NewForm({ trans, onShare }: NewFormProps): JSX.Element {
       <Menu
         label={trans.__('Share with')}
         value={kind}
-        options={[
-          ['key', trans.__('whoever has a key')],
-          ['link', trans.__('whoever opens a link')],
-          ['user', trans.__('a user of the Hub')]
-        ]}
+        options={kinds.map(one => [one, who[one]])}
         onChange={value => setKind(value as ShareKind)}
       />
       {kind === 'user' && (
