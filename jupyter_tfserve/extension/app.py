@@ -40,7 +40,8 @@ from .forward import Forwarder
 from .hub import Hub
 from .inference import InferenceHandler
 from .log_stream import LogFollowers
-from .management import Refuse, default_handlers
+from .management import default_handlers
+from .management_handler import Refuse
 from .saved_models import SavedModelsHandler
 from .shares import Shares
 from .sharing import ShareHandler, SharesHandler, revoke

@@ -25,7 +25,7 @@ from ..api import ModelRequest, ServedVersion
 from ..store import Store, StoreError, check_name, versions_in
 from .access import MANAGEMENT
 from .forward import Answer, Unreachable
-from .management import ManagementHandler, Refuse
+from .management_handler import ManagementHandler, Refuse
 from .uploads import MAX_FILES
 
 AUTH_RESOURCE = MANAGEMENT

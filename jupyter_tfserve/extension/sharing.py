@@ -23,7 +23,7 @@ from ..api import NewShare, Share, ShareKind, ShareList
 from ..store import StoreError, check_name
 from .access import MANAGEMENT
 from .hub import CONFIG, Hub, HubError
-from .management import ManagementHandler, Refuse
+from .management_handler import ManagementHandler, Refuse
 from .shares import Record, digest, new_key
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from ..core.manager import Version
 from ..core.servable import Array
 from ..core.tasks import Task, Turn, run_here
 from ..errors import Code, ServingError
-from .services import Call, Services, spec_of
+from .grpc_predict import Call
+from .services import Services, spec_of
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ from ..core.tasks import run_here
 from ..errors import Code, ServingError, pushback, truncated
 from .admission import Admission, model_of
 from .grpc_burst import starter
-from .services import PREDICTION_SERVICE, Call, Method, Services
+from .grpc_predict import Call
+from .services import PREDICTION_SERVICE, Method, Services
 
 log = logging.getLogger(__name__)
 

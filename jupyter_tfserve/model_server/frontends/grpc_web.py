@@ -21,8 +21,9 @@ from ..core.pools import ModelPools
 from ..errors import Code, ServingError, pushback, truncated
 from .admission import Admission, model_of
 from .grpc_burst import starter
+from .grpc_predict import Call
 from .http import Exchange, Response
-from .services import PREDICTION_SERVICE, Call, Method, Services
+from .services import PREDICTION_SERVICE, Method, Services
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ which is told the reply when the run that its request became part of is done.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,14 +23,14 @@ from tensorflow_serving.apis import (
 from .. import inference, metrics
 from ..codecs import examples, predict_message, prediction_log
 from ..config import Config, to_models
-from ..core.batch_queue import Queue
 from ..core.manager import Version
 from ..core.policy import LoggingConfig
-from ..core.servable import DEFAULT_SIGNATURE, Array
+from ..core.servable import DEFAULT_SIGNATURE
 from ..core.server_core import ServerCore
-from ..core.tasks import Task, Turn, run_here
+from ..core.tasks import Turn, run_here
 from ..errors import Code, ServingError, invalid
 from ..request_log import RequestLogs
+from .grpc_predict import Call, Prediction, WaitingCall
 from .profiler import PROFILER_SERVICE, ProfilerService
 
 log = logging.getLogger(__name__)
@@ -45,28 +44,6 @@ MODEL_SERVICE = "tensorflow.serving.ModelService"
 _STATES = {"START": 10, "LOADING": 20, "AVAILABLE": 30, "UNLOADING": 40, "END": 50}
 
 _SIGNATURE_DEF = "signature_def"
-
-
-class Call:
-    """A request and the way to answer it, from any thread and without waiting; a transport's subclass knows how."""
-
-    __slots__ = ("deadline", "payload")
-
-    def __init__(self, payload: bytes, deadline: float | None) -> None:
-        self.payload = payload
-        self.deadline = deadline  #: `time.monotonic()`, None for none
-
-    def reply(self, payload: bytes) -> None:
-        """Answer."""
-        raise NotImplementedError
-
-    def fail(self, error: ServingError) -> None:
-        """Answer with a status."""
-        raise NotImplementedError
-
-    def is_cancelled(self) -> bool:
-        """Whether the client waits no more."""
-        return False
 
 
 class Services:
@@ -110,7 +87,7 @@ class Services:
 
     def predict(self, payload: bytes, deadline: float | None) -> bytes:
         """PredictionService/Predict."""
-        call = _WaitingCall(payload, deadline)
+        call = WaitingCall(payload, deadline)
         run_here(lambda turn: self.start_predict(call, turn, here=True))
         return call.wait()
 
@@ -118,7 +95,7 @@ class Services:
         """PredictionService/Predict: decode, and wait for the run without waiting here. What goes wrong is the call's
         answer; `turn` and `here` are those of `core.batch_queue.Queue.submit`.
         """
-        task = _Prediction(self, call)
+        task = Prediction(self, call)
         try:
             task.request = request = predict_message.parse(call.payload)
             asked = request.model_spec
@@ -339,96 +316,6 @@ def _fill_spec(spec: Any, version: Version, signature: str) -> None:
     spec.name = version.model
     spec.version.value = version.number
     spec.signature_name = signature or DEFAULT_SIGNATURE
-
-
-class _Prediction(Task):
-    """A Predict request, between its bytes and those of its reply."""
-
-    __slots__ = ("began", "call", "model", "queue", "request", "services", "version")
-
-    api = "Predict"
-
-    version: Version | None
-    queue: Queue | None  #: None while it is not decoded
-
-    def __init__(self, services: Services, call: Call) -> None:
-        self.began = time.monotonic()
-        self.deadline = call.deadline
-        self.inputs = ()
-        self.rows = 0
-        self.shape = None
-        self.services = services
-        self.call = call
-        self.request: Any = None
-        self.model = ""  #: that is asked for, as soon as it is known
-        self.version = None
-        self.queue = None
-
-    @classmethod
-    def finish(cls, tasks: Sequence[Any], outputs: Sequence[list[Array]]) -> None:
-        """Reply. A run's tasks have model, version and queue in common."""
-        first = tasks[0]
-        services, queue, version = first.services, first.queue, first.version
-        spec = (version.model, version.number, queue.signature.name)
-        config = services.core.logging(version.model)
-        answered: list[Call] = []
-        replies: list[bytes] = []
-        starts: list[float] = []
-        for place, task in enumerate(tasks):
-            try:
-                reply = predict_message.response(spec, queue.outputs, outputs[place], services.as_tensor_content)
-            except Exception:
-                log.exception("A reply failed")
-                task.failed(ServingError(Code.INTERNAL, "Internal error"))
-                continue
-            if config is not None:
-                services.log_prediction(task.request, reply, config)
-            answered.append(task.call)
-            replies.append(reply)
-            starts.append(task.began)
-        if not replies:
-            return
-        services.core.manager.release(version, len(replies))
-        services.answer(version.model, answered, replies, starts)
-
-    def failed(self, error: ServingError) -> None:
-        if self.queue is not None:
-            error = inference.explained(error, self.queue.signature, self.inputs)
-        version, self.version = self.version, None
-        if version is not None:
-            self.services.core.manager.release(version)
-        self.services.refuse(self.model, self.call, error)
-
-    def is_cancelled(self) -> bool:
-        return self.call.is_cancelled()
-
-
-class _WaitingCall(Call):
-    """A call whose thread waits for the reply."""
-
-    __slots__ = ("_error", "_finished", "_reply")
-
-    def __init__(self, payload: bytes, deadline: float | None) -> None:
-        super().__init__(payload, deadline)
-        self._reply = b""
-        self._error: ServingError | None = None
-        self._finished = threading.Lock()
-        self._finished.acquire()
-
-    def reply(self, payload: bytes) -> None:
-        self._reply = payload
-        self._finished.release()
-
-    def fail(self, error: ServingError) -> None:
-        self._error = error
-        self._finished.release()
-
-    def wait(self) -> bytes:
-        """The reply; raises ServingError."""
-        self._finished.acquire()
-        if self._error is not None:
-            raise self._error
-        return self._reply
 
 
 class _Counted:

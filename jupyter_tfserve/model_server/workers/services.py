@@ -18,8 +18,9 @@ from ..codecs.proto_tensor import varint
 from ..core.manager import Version
 from ..core.tasks import Turn
 from ..errors import Code, ServingError
+from ..frontends.grpc_predict import Call
 from ..frontends.grpc_web import PREFIX as GRPC_WEB
-from ..frontends.services import PREDICTION_SERVICE, Call, Services
+from ..frontends.services import PREDICTION_SERVICE, Services
 from .relay import Relay, Relayed
 
 #: What a request's ModelSpec asks for: model, version and label.
