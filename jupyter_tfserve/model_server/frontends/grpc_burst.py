@@ -1,5 +1,5 @@
 """Predict calls that came in one burst and are alike (`codecs/predict_frame.py`): they wait, run and are answered as
-one, so that each of them costs little more than its bytes. What is not so plain goes its own way (`services.py`).
+one, so that each of them costs little more than its bytes. What is not so plain goes its own way (`grpc_predict.py`).
 """
 
 from __future__ import annotations
