@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from browsing import choose, in_section, in_sidebar
+from browsing import SIDEBAR, choose, in_section
 from helpers import wait_for
 from hub_process import Browser, JupyterHub, UserServer
 from playwright.sync_api import Page, expect
@@ -28,12 +28,12 @@ def owner(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Us
 
 
 def open_lab(page: Page, owner: UserServer) -> None:
-    """The owner logs in and opens JupyterLab."""
+    """The owner logs in, opens JupyterLab, and in it the sidebar."""
     page.goto(f"{owner.hub.url}hub/login?next={urlsplit(owner.url).path}lab")
     page.get_by_label("Username").fill(owner.user)
     page.get_by_label("Password").fill("password")
     page.get_by_role("button", name="Sign in").click()
-    page.wait_for_function("window._JUPYTERLAB && document.querySelector('#jp-main-dock-panel')", timeout=60_000)
+    page.get_by_role("tab", name="TensorFlow Serving").click(timeout=60_000)
 
 
 def test_colleagues_are_let_in_and_shown_out(page: Page, owner: UserServer) -> None:
@@ -41,7 +41,7 @@ def test_colleagues_are_let_in_and_shown_out(page: Page, owner: UserServer) -> N
     for name in ("bob", "carol"):
         hub.add_user(name)
     open_lab(page, owner)
-    sidebar = in_sidebar(page)
+    sidebar = page.locator(SIDEBAR)
     choose(sidebar, "affine", "serving version 1")
     section = in_section(sidebar, "Shares")
     expect(section).to_contain_text("affine is shared with nobody.")
