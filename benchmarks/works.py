@@ -27,7 +27,8 @@ class Work:
     about: str
     x: np.ndarray
     y: np.ndarray
-    #: More requests in flight than this say nothing new, as the model alone takes all the time.
+    #: More requests in flight than this say nothing new, as the model alone takes all the time; and what is still in
+    #: flight when a run of seconds ends would be missing in its rate.
     most_in_flight: int = 1_000
 
 
@@ -118,7 +119,7 @@ def _image(folder: Path) -> Work:
     run = _network()
     _save(run, _IMAGES, folder)
     x = (_pixels()[None] / 255).astype(np.float32)
-    return Work("image", "224x224x3 floats through a small convolutional network", x, run(x).numpy(), 32)
+    return Work("image", "224x224x3 floats through a small convolutional network", x, run(x).numpy(), 8)
 
 
 def _jpeg(folder: Path) -> Work:
@@ -132,7 +133,7 @@ def _jpeg(folder: Path) -> Work:
 
     _save(serve, _STRINGS, folder)
     x = np.array([tf.io.encode_jpeg(_pixels(), quality=90).numpy()], object)
-    return Work("jpeg", "the same network behind a JPEG decoder", x, serve(tf.constant(x)).numpy(), 32)
+    return Work("jpeg", "the same network behind a JPEG decoder", x, serve(tf.constant(x)).numpy(), 8)
 
 
 _MAKERS: dict[str, Callable[[Path], Work]] = {
