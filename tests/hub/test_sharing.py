@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
@@ -224,7 +225,8 @@ def test_access_keys_are_off_on_a_hub(owner: UserServer) -> None:
         "try: connect().share('affine', kind='key')\nexcept TFServeError as error: print(error)"
     )
     assert "TFServe.allow_access_keys" in said and "hub-config" in said
-    assert owner.client().shares()["kinds"] == ["link", "user"]
+    with contextlib.closing(owner.client()) as client:
+        assert client.shares()["kinds"] == ["link", "user"]
 
 
 def test_predictions_are_activity_and_polling_is_not(hub: JupyterHub, owner: UserServer) -> None:
