@@ -170,7 +170,7 @@ def _checked(tfserve: TFServe, request: dict[str, Any]) -> Record:
     if unknown:
         raise Refuse(400, f"A share has no {unknown[0]!r}.", f"It has: {', '.join(sorted(_KEYS))}.")
     models, user = request.get("models"), request.get("user", "")
-    kind = request.get("kind") or ("user" if user else "link" if tfserve.hub else "key")
+    kind = request.get("kind") or ("user" if user else next(iter(_kinds(tfserve)), "key"))
     if kind not in ("user", "link", "key"):
         raise Refuse(400, f"{kind!r} is no kind of share.", 'Say "user", "link" or "key".')
     if kind == "key" and not tfserve.allow_access_keys:

@@ -205,30 +205,28 @@ class ConfigStore:
         self._core.look(name)
         if self._store is not None:
             self._store.set_stopped(name, "")
-        if self._store is not None and keep is not None:
-            self._store.set_keep_versions(name, keep)
-            self.prune(name)
+            if keep is not None:
+                self._store.set_keep_versions(name, keep)
+                self.prune(name)
 
     def unregister(self, name: str, files: bool) -> None:
         """Stop serving a model; with `files`, delete the store's copy. Else the store remembers how it was served."""
-        before = Config()
 
         def change(config: Config) -> None:
             models = config.model_config_list.config
             keep = [m for m in models if m.name != name]
             if len(keep) == len(models) and not (files and self._store is not None and name in self._store.names()):
                 raise _unknown(name)
-            before.model_config_list.config.extend(m for m in models if m.name == name)
+            if self._store is not None and not files:
+                stopped = Config()
+                stopped.model_config_list.config.extend(m for m in models if m.name == name)
+                self._store.set_stopped(name, text_format.MessageToString(stopped))
             del models[:]
             models.extend(keep)
 
         self._change(change)
-        if self._store is None:
-            return
-        if files:
+        if files and self._store is not None:
             self._store.remove(name)
-        elif before.model_config_list.config:
-            self._store.set_stopped(name, text_format.MessageToString(before))
 
     def set_policy(self, name: str, policy: api.Policy) -> None:
         """Say which versions are served."""

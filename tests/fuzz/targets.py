@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import simdjson
 from google.protobuf.message import DecodeError
+from signatures import NUMPY
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import input_pb2
 
@@ -76,28 +77,12 @@ def json_both(data: bytes) -> None:
     assert isinstance(ours, dict), data  # what simdjson accepts is valid: ours must accept it, too
 
 
-_NUMPY = {
-    "float": np.float32,
-    "double": np.float64,
-    "int8": np.int8,
-    "int16": np.int16,
-    "int32": np.int32,
-    "int64": np.int64,
-    "uint8": np.uint8,
-    "uint32": np.uint32,
-    "uint64": np.uint64,
-    "bool": np.bool_,
-    "string": object,
-    "half": np.float16,
-}
-
-
 def _signature(dtype: str, names: str) -> Signature:
-    infos = {name: TensorInfo(name, dtype, np.dtype(_NUMPY[dtype]), None) for name in names}
+    infos = {name: TensorInfo(name, dtype, np.dtype(NUMPY[dtype]), None) for name in names}
     return Signature("s", infos, infos, "", {})
 
 
-_SIGNATURES = [(_signature(dtype, "x"), _signature(dtype, "xy")) for dtype in _NUMPY]
+_SIGNATURES = [(_signature(dtype, "x"), _signature(dtype, "xy")) for dtype in NUMPY]
 
 
 def _bits(array: Array) -> Any:

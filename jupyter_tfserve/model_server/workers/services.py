@@ -18,7 +18,7 @@ from ..codecs.proto_tensor import varint
 from ..core.manager import Version
 from ..core.tasks import Turn
 from ..errors import Code, ServingError
-from ..frontends.grpc_predict import Call
+from ..frontends.grpc_predict import Call, WaitingCall
 from ..frontends.grpc_web import PREFIX as GRPC_WEB
 from ..frontends.services import PREDICTION_SERVICE, Services
 from .relay import Relay, Relayed
@@ -74,12 +74,12 @@ class RemoteServices(Services):
         if version is None:
             return super().multi_inference(payload, deadline)
         request.tasks[0].model_spec.version.value = version.number
-        call = _WaitingCall(request.SerializeToString(), deadline)
+        call = WaitingCall(request.SerializeToString(), deadline)
         self._forward("MultiInference", version, call, (call.payload,))
         return call.wait()
 
     def _wait(self, method: str, version: Version, payload: bytes, deadline: float | None) -> bytes:
-        call = _WaitingCall(payload, deadline)
+        call = WaitingCall(payload, deadline)
         self._forward(method, version, call, (payload, _answers(version.number)))
         return call.wait()
 
@@ -154,33 +154,6 @@ class _RelayedCall(Relayed):
             took = (time.monotonic() - self._began) * 1e6
             metrics.REQUEST_LATENCY.child(model, self._method, "GRPC").observe(took)
         metrics.REQUEST_COUNT.add(model, status)
-
-
-class _WaitingCall(Call):
-    """A call whose thread waits for the reply."""
-
-    __slots__ = ("_error", "_finished", "_reply")
-
-    def __init__(self, payload: bytes, deadline: float | None) -> None:
-        super().__init__(payload, deadline)
-        self._reply = b""
-        self._error: ServingError | None = None
-        self._finished = threading.Event()
-
-    def reply(self, payload: bytes) -> None:
-        self._reply = payload
-        self._finished.set()
-
-    def fail(self, error: ServingError) -> None:
-        self._error = error
-        self._finished.set()
-
-    def wait(self) -> bytes:
-        """The reply; raises ServingError."""
-        self._finished.wait()
-        if self._error is not None:
-            raise self._error
-        return self._reply
 
 
 @functools.lru_cache(1024)
